@@ -1,0 +1,1 @@
+"""Preference data: questions, two responses each, and which of the two people preferred."""

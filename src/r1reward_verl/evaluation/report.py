@@ -1,0 +1,462 @@
+"""The report of a training run: curves over training, figures before and after RL, and judgements to read.
+
+`write_report` makes `report.html`, one file that needs nothing beside it, `report.md` and the plots as PNG.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1reward_verl.evaluation.run import read_judgements
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Series = list[tuple[int, float]]
+"""Values over training: (step, value), steps ascending."""
+
+STAGES = {"sft": "SFT", "rl": "SFT + RL"}
+_COLOURS = {"sft": "#9aa5b1", "rl": "#1f6feb"}
+
+_LOGGED = {
+    "reward": r"critic/score/mean",
+    "accuracy": r"val-core/.+/acc/mean@\d+",
+    "consistency": r"val-(?:core|aux)/.+/consistency/mean@\d+",
+    "judged": r"val-(?:core|aux)/.+/judged/mean@\d+",
+    "response_length": r"response_length/mean",
+    "grad_norm": r"actor/grad_norm",
+    "filtered": r"stable_reinforce/(?=.*filter)(?=.*token).*",
+}
+_PANELS = {
+    "reward": "Reward",
+    "accuracy": "Held-out accuracy",
+    "consistency": "Consistency (right answers)",
+    "response_length": "Response length (tokens)",
+    "grad_norm": "Gradient norm",
+    "filtered": "Share of filtered advantages",
+}
+_SHARES = {"accuracy", "consistency", "filtered"}
+_ROWS = {
+    "accuracy": "Accuracy, both orders",
+    "voting_accuracy": "Accuracy, voting@{samples}",
+    "both_orders_accuracy": "Pairs right in both orders",
+    "consistency": "Reasoning supports the verdict",
+    "unparsable": "Judgements without a verdict",
+    "position_bias": "Position bias (points)",
+    "mean_response_tokens": "Tokens per judgement",
+}
+_BARS = ("accuracy", "voting_accuracy", "consistency")
+
+
+def training_curves(*log_files: str | os.PathLike[str]) -> dict[str, Series]:
+    """Read the curves of a run from the files of verl's `file` logger.
+
+    Args:
+        log_files: jsonl files of one run in the order they were written. verl begins a new file when a run is
+            resumed; a step that several files hold counts as the last one has it. A last line that was cut
+            off is left out.
+
+    Returns:
+        `reward`, `accuracy` (validation, mean over data sources), `consistency` (validation: of the judged,
+        which are the right answers, the share whose reasoning supports the answer), `response_length`,
+        `grad_norm` and `filtered` (share of tokens whose advantage was set to zero); empty where a run did
+        not log it.
+
+    Raises:
+        ValueError: when a line is not what verl writes.
+    """
+    steps: dict[int, dict[str, float]] = {}
+    for log_file in log_files:
+        lines = Path(log_file).read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                logged = {
+                    key: value for key, value in entry["data"].items() if isinstance(value, int | float)
+                }
+                steps.setdefault(int(entry["step"]), {}).update(logged)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                if number == len(lines):
+                    continue
+                raise ValueError(
+                    f"{log_file}, line {number}: not a line of verl's file logger: {error}"
+                ) from error
+
+    curves: dict[str, Series] = {}
+    for name, pattern in _LOGGED.items():
+        points = []
+        for step in sorted(steps):
+            values = [value for key, value in steps[step].items() if re.fullmatch(pattern, key)]
+            if values:
+                points.append((step, sum(values) / len(values)))
+        curves[name] = points
+    # verl logs the mean of -1, 0 and 1, where 0 is "not judged".
+    judged = dict(curves.pop("judged"))
+    curves["consistency"] = [
+        (step, (1 + value / judged[step]) / 2) for step, value in curves["consistency"] if judged.get(step)
+    ]
+    return curves
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of the gallery.
+
+    Args:
+        question: what was asked about the image.
+        responses: response 1 and response 2 as shown.
+        label: the better response, 1 or 2.
+        image: encoded picture, None if the row has none.
+        judgements: the greedy judgement of each stage (`text`, `verdict`, `consistency`).
+        group: what RL changed about this row and how many rows share that.
+    """
+
+    question: str
+    responses: tuple[str, str]
+    label: int
+    image: bytes | None
+    judgements: Mapping[str, Mapping[str, Any]]
+    group: str = ""
+
+
+def pick_examples(
+    data: str | os.PathLike[str], folders: Mapping[str, str | os.PathLike[str]], count: int = 8
+) -> list[Example]:
+    """Choose rows for the gallery from two evaluations of the same data.
+
+    The rows are taken in turn from those that RL mended, broke, left wrong and left right, the first of
+    each, so that the gallery hides no failures.
+
+    Args:
+        data: the parquet file that was evaluated.
+        folders: the evaluation's folder of each stage, `sft` and `rl`.
+        count: number of examples.
+    """
+    import pyarrow.parquet as pq
+
+    judged = {stage: read_judgements(folder) for stage, folder in folders.items()}
+    groups: dict[tuple[bool, bool], list[int]] = {
+        (False, True): [],
+        (True, False): [],
+        (False, False): [],
+        (True, True): [],
+    }
+    for row in sorted(set(judged["sft"]) & set(judged["rl"])):
+        before, after = (judged[stage][row] for stage in ("sft", "rl"))
+        right = tuple(entry["greedy"]["verdict"] == entry["label"] for entry in (before, after))
+        groups[right[0], right[1]].append(row)
+    names = {True: "right", False: "wrong"}
+    titles = {
+        row: f"{names[before]} before, {names[after]} after ({len(rows)} rows)"
+        for (before, after), rows in groups.items()
+        for row in rows
+    }
+    by_turns = [rows[i] for i in range(count) for rows in groups.values() if i < len(rows)]
+    chosen = by_turns[:count]
+
+    columns = ["extra_info", *(["images"] if "images" in pq.read_schema(data).names else [])]
+    table = pq.read_table(data, columns=columns)
+    examples = []
+    for row, content in zip(chosen, table.take(chosen).to_pylist(), strict=True):
+        info = content["extra_info"]
+        images = content.get("images") or [None]
+        examples.append(
+            Example(
+                question=str(info.get("question", "")),
+                responses=(str(info.get("response_1", "")), str(info.get("response_2", ""))),
+                label=judged["rl"][row]["label"],
+                image=images[0].get("bytes") if isinstance(images[0], Mapping) else None,
+                judgements={stage: judged[stage][row]["greedy"] for stage in ("sft", "rl")},
+                group=titles[row],
+            )
+        )
+    return examples
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def _cell(metrics: Mapping[str, Any], name: str) -> str:
+    value = metrics.get(name)
+    if value is None:
+        return "–"
+    if name == "mean_response_tokens":
+        return f"{value:.1f}"
+    if name == "position_bias":
+        return f"{100 * value:+.1f}"
+    interval = metrics.get(f"{name}_ci95")
+    return _percent(value) + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+
+
+def _change(before: float | None, after: float | None, name: str) -> str:
+    if before is None or after is None:
+        return "–"
+    scale = 1 if name == "mean_response_tokens" else 100
+    return f"{scale * (after - before):+.1f}"
+
+
+def _table_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    sft, rl = summary["sft"], summary["rl"]
+    return [
+        [
+            title.format(samples=rl.get("samples", "K")),
+            _cell(sft, name),
+            _cell(rl, name),
+            _change(sft.get(name), rl.get(name), name),
+        ]
+        for name, title in _ROWS.items()
+    ]
+
+
+_HEADER = ["", STAGES["sft"], STAGES["rl"], "Change"]
+
+
+def _caption(summary: Mapping[str, Any]) -> str:
+    seconds = {name: value for name, value in (summary.get("seconds") or {}).items() if value is not None}
+    parts = [f"{summary['rl'].get('pairs', '?')} held-out pairs in both orders, 95% intervals in brackets"]
+    if summary.get("steps") is not None:
+        parts.append(f"{summary['steps']} RL steps")
+    if seconds:
+        parts.append("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
+    return "; ".join(parts)
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """Return the figures before and after RL as text in aligned columns.
+
+    Args:
+        summary: `sft` and `rl`, each as `metrics.compute_metrics` returns it, `steps` and `seconds`.
+    """
+    rows = [_HEADER, *_table_rows(summary)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)])
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join([*lines, "", _caption(summary)])
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    # Without pyplot no global state and no display is touched.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#8b949e")
+    axes.tick_params(colors="#57606a", labelsize=9)
+    axes.grid(axis="y", color="#d8dee4", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def plot_training(curves: Mapping[str, Series]) -> Figure:
+    """Draw the six curves of a training run, one panel each."""
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = _new_figure(11, 5.8)
+    for axes, (name, title) in zip(figure.subplots(2, 3).flat, _PANELS.items(), strict=True):
+        _tidy(axes)
+        axes.set_title(title, fontsize=11, loc="left", color="#24292f", fontweight="bold")
+        points = curves.get(name) or []
+        if not points:
+            axes.text(
+                0.5, 0.5, "not logged", ha="center", va="center", color="#57606a", transform=axes.transAxes
+            )
+            axes.set_xticks([])
+            axes.set_yticks([])
+            continue
+        steps, values = zip(*points, strict=True)
+        marker = "o" if len(points) <= 40 else ""
+        axes.plot(steps, values, color=_COLOURS["rl"], linewidth=1.8, marker=marker, markersize=3.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("step", fontsize=9, color="#57606a")
+        axes.margins(x=0.03, y=0.12)
+        if name in _SHARES:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        if min(values) == max(values):
+            half = 0.05 if name in _SHARES else max(0.1 * abs(values[0]), 0.1)
+            axes.set_ylim(values[0] - half, values[0] + half)
+        if name in ("grad_norm", "filtered"):
+            axes.set_ylim(bottom=0)
+    return figure
+
+
+def plot_before_after(summary: Mapping[str, Any]) -> Figure:
+    """Draw accuracy, voting accuracy and consistency of both stages with their 95% intervals."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _new_figure(8, 4.4)
+    axes = figure.subplots()
+    _tidy(axes)
+    width = 0.36
+    for side, (stage, title) in zip((-0.5, 0.5), STAGES.items(), strict=True):
+        label: str | None = title
+        for place, name in enumerate(_BARS):
+            value, interval = summary[stage].get(name), summary[stage].get(f"{name}_ci95")
+            x = place + side * (width + 0.04)
+            if value is None:
+                axes.text(x, 0.02, "none", ha="center", va="bottom", fontsize=9, color="#57606a")
+                continue
+            axes.bar(x, value, width, color=_COLOURS[stage], label=label)
+            label = None
+            top = value
+            if interval:
+                # A percentile interval need not contain the estimate; a whisker cannot be negative.
+                whiskers = [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
+                axes.errorbar(x, value, yerr=whiskers, color="#24292f", capsize=4, linewidth=1.2)
+                top = max(value, interval[1])
+            axes.text(x, top + 0.015, _percent(value), ha="center", va="bottom", fontsize=10, color="#24292f")
+    titles = [_ROWS[name].format(samples=summary["rl"].get("samples", "K")) for name in _BARS]
+    axes.set_xticks(range(len(_BARS)), titles, fontsize=10, color="#24292f")
+    # Chance is one half for the accuracies; consistency, the last, has no such level.
+    axes.hlines(0.5, -0.5, 1.5, color="#cf222e", linewidth=1, linestyles=(0, (4, 3)))
+    axes.text(1.5, 0.51, "chance", color="#cf222e", fontsize=9, ha="center", va="bottom")
+    axes.set_xlim(-0.55, len(_BARS) - 0.45)
+    axes.set_ylim(0, 1.1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=10
+    )
+    return figure
+
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1080px; margin: 2rem auto; padding: 0
+1rem; } h1, h2 { line-height: 1.2; } table { border-collapse: collapse; margin: 1rem 0; } th, td { padding:
+.4rem .9rem; border-bottom: 1px solid #d8dee4; text-align: right; } th:first-child, td:first-child {
+text-align: left; } .plot { width: 100%; height: auto; } .note { color: #57606a; } .example { border: 1px
+solid #d8dee4; border-radius: 8px; padding: 1rem; margin: 1rem 0; } .task { display: flex; gap: 1rem; } .task
+img { width: 140px; height: 140px; object-fit: contain; image-rendering: pixelated; border: 1px solid
+#d8dee4; } .judgements { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; margin-top: .8rem; }
+.judgements > div { background: #f6f8fa; border-left: 4px solid #cf222e; padding: .6rem .8rem; min-width: 0;
+} .judgements > div.right { border-color: #1a7f37; } pre { white-space: pre-wrap; overflow-wrap: anywhere;
+font-size: 13px; margin: .4rem 0 0; }
+"""
+
+
+def _as_png(picture: bytes | None, side: int = 512) -> bytes | None:
+    """Return a picture as PNG of at most `side` pixels a side, None if it cannot be read."""
+    from PIL import Image
+
+    if picture is None:
+        return None
+    try:
+        with Image.open(io.BytesIO(picture)) as image:
+            small = image.convert("RGB")
+    except OSError:
+        return None
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _img(png: bytes, alt: str, css_class: str = "") -> str:
+    data = base64.b64encode(png).decode()
+    return f'<img class="{css_class}" alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+_SUPPORT = {1: "; the reasoning supports it", -1: "; the reasoning does not support it"}
+
+
+def _example_html(example: Example) -> str:
+    escape = html.escape
+    picture = _as_png(example.image)
+    responses = "".join(
+        f"<div>Response {place}: {escape(text)}{' <b>(better)</b>' if place == example.label else ''}</div>"
+        for place, text in enumerate(example.responses, start=1)
+    )
+    judgements = []
+    for stage, judgement in example.judgements.items():
+        verdict = judgement["verdict"]
+        says = "no verdict" if verdict is None else f"response {escape(str(verdict))} is better"
+        support = _SUPPORT.get(judgement["consistency"], "")
+        right = "right" if verdict == example.label else "wrong"
+        judgements.append(
+            f'<div class="{right}"><b>{escape(STAGES.get(stage, stage))}</b>: {says} '
+            f"({right}{support})<pre>{escape(judgement['text'])}</pre></div>"
+        )
+    return (
+        f'<div class="example"><p class="note">{escape(example.group)}</p><div class="task">'
+        f"{_img(picture, 'the picture asked about') if picture else ''}"
+        f"<div><p><b>{escape(example.question)}</b></p>{responses}</div></div>"
+        f'<div class="judgements">{"".join(judgements)}</div></div>'
+    )
+
+
+def _html_table(summary: Mapping[str, Any]) -> str:
+    def line(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<table>{line(_HEADER, 'th')}{''.join(line(row, 'td') for row in _table_rows(summary))}</table>"
+
+
+def write_report(
+    out_dir: str | os.PathLike[str],
+    summary: Mapping[str, Any],
+    curves: Mapping[str, Series],
+    examples: Sequence[Example] = (),
+) -> Path:
+    """Write `report.html`, `report.md`, `training.png` and `before_after.png`.
+
+    Args:
+        out_dir: folder, created where needed.
+        summary: `sft` and `rl`, each as `metrics.compute_metrics` returns it, `steps` and `seconds`.
+        curves: from `training_curves`.
+        examples: judgements for the gallery, from `pick_examples`.
+
+    Returns:
+        The path of `report.html`.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    plots = {"before_after.png": plot_before_after(summary), "training.png": plot_training(curves)}
+    pngs: dict[str, bytes] = {}
+    for name, figure in plots.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        pngs[name] = buffer.getvalue()
+        (out / name).write_bytes(pngs[name])
+
+    title = "A reward model before and after StableReinforce"
+    gallery = "".join(_example_html(example) for example in examples)
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>{_html_table(summary)}"
+        f'<p class="note">{html.escape(_caption(summary))}</p>'
+        f"{_img(pngs['before_after.png'], 'accuracy and consistency before and after RL', 'plot')}"
+        f"<h2>Over training</h2>{_img(pngs['training.png'], 'six curves over training', 'plot')}"
+        + (f"<h2>Judgements</h2>{gallery}" if gallery else "")
+        + "</body></html>\n"
+    )
+    report = out / "report.html"
+    report.write_text(page, encoding="utf-8")
+
+    rows = [_HEADER, ["---", "---:", "---:", "---:"], *_table_rows(summary)]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    (out / "report.md").write_text(
+        f"# {title}\n\n" + "\n".join(lines) + f"\n\n{_caption(summary)}\n\n"
+        "![Before and after](before_after.png)\n\n![Over training](training.png)\n",
+        encoding="utf-8",
+    )
+    return report

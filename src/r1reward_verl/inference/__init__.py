@@ -1,0 +1,1 @@
+"""Engines that make a trained reward model write judgements."""

@@ -1,0 +1,63 @@
+"""The map: everything this package registers into verl, one line each.
+
+verl imports this module in every process, drivers and Ray workers alike, at the end of its own `__init__`
+(entry point group `verl.plugins`). Importing verl's registries here would cost seconds in each of a dozen
+processes, so each registration waits until verl itself first imports the module that holds the registry.
+verl reports a plugin that fails to load at DEBUG level only: `r1reward doctor` imports these modules and says
+so loudly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import ModuleType
+
+from wrapt import when_imported
+
+
+def _algorithm(core_algos: ModuleType) -> None:
+    from r1reward_verl import stable_reinforce
+
+    core_algos.register_adv_est("stable_reinforce")(stable_reinforce.adv_estimator)
+    core_algos.register_policy_loss("stable_reinforce")(stable_reinforce.policy_loss)
+
+
+def _filter_metrics(metric_utils: ModuleType) -> None:
+    # An estimator returns tensors only; the function that verl's trainers call for the step's data metrics
+    # is where the filter's statistics can join the log.
+    from r1reward_verl import stable_reinforce
+
+    metric_utils.compute_data_metrics = stable_reinforce.add_filter_metrics(metric_utils.compute_data_metrics)
+
+
+def _reward_manager(_: ModuleType) -> None:
+    import r1reward_verl.rewards.manager  # noqa: F401  (its decorator registers `r1_reward`)
+
+
+def _preflight(verl_config: ModuleType) -> None:
+    from r1reward_verl import preflight
+
+    preflight.install(verl_config)
+
+
+def _position_ids(tensordict_utils: ModuleType) -> None:
+    from r1reward_verl import verl_fixes
+
+    verl_fixes.install_position_ids_fix(tensordict_utils)
+
+
+REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
+    "verl.trainer.ppo.core_algos": _algorithm,
+    "verl.trainer.ppo.metric_utils": _filter_metrics,
+    "verl.experimental.reward_loop.reward_manager": _reward_manager,
+    "verl.utils.config": _preflight,
+    "verl.utils.tensordict_utils": _position_ids,
+}
+
+for _name, _register in REGISTRATIONS.items():
+    when_imported(_name)(_register)
+
+# Only on request: if the CPU were detected by itself, the CPU-only head node of a GPU cluster would choose it.
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    import r1reward_verl.cpu.verl_platform  # noqa: F401

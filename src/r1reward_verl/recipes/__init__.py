@@ -1,0 +1,1 @@
+"""Hydra groups shipped with the package: recipe/, hardware/ and judge/."""

@@ -1,0 +1,65 @@
+"""The settings of the reward, as they stand under `reward.r1_reward` in a verl config.
+
+Free of verl, so that they can be checked before anything is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from r1reward_verl.judgement import LENIENT_MODES, Lenient
+from r1reward_verl.rewards.consistency import make_judge
+from r1reward_verl.rewards.rules import RewardWeights
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """What a user may set; absent means the default.
+
+    Attributes:
+        judge: who checks that reasoning and answer agree: `name` (see `consistency.JUDGES`) and its options.
+        consistency_weight: see `RewardWeights.consistency`; with 0 the judge is never asked.
+        format_weight: see `RewardWeights.format`.
+        lenient: how to read malformed judgements, see `r1reward_verl.judgement.parse`; None: not at all.
+
+    Raises:
+        ValueError: a value out of range or an unknown judge; the message names the setting.
+    """
+
+    judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "rules"})
+    consistency_weight: float = 0.5
+    format_weight: float = 0.5
+    lenient: Lenient | None = None
+
+    def __post_init__(self) -> None:
+        if self.lenient is not None and self.lenient not in LENIENT_MODES:
+            known = ", ".join(("null", *LENIENT_MODES))
+            raise ValueError(f"reward.r1_reward.lenient is {self.lenient!r}; known: {known}")
+        try:
+            _ = self.weights
+            make_judge(self.judge)
+        except ValueError as error:
+            raise ValueError(f"reward.r1_reward: {error}") from None
+
+    @property
+    def weights(self) -> RewardWeights:
+        """The two weights, for `combine`."""
+        return RewardWeights(consistency=self.consistency_weight, format=self.format_weight)
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any] | None) -> RewardSettings:
+        """Read the section `reward.r1_reward` of a composed config; None (absent) means all defaults.
+
+        Raises:
+            ValueError: not a mapping, or a key that is not a setting; the message names it.
+        """
+        if section is None:
+            return cls()
+        if not isinstance(section, Mapping):
+            raise ValueError(f"reward.r1_reward is {section!r}; it must be a mapping of settings")
+        known = [setting.name for setting in fields(cls)]
+        if unknown := [str(key) for key in section if key not in known]:
+            raise ValueError(f"unknown setting reward.r1_reward.{unknown[0]}; known: {', '.join(known)}")
+        return cls(**{str(key): value for key, value in section.items()})

@@ -1,0 +1,167 @@
+"""The dataset in verl: prompts from the file as they are, or rendered anew with the user's template."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from verl.trainer.ppo.utils import create_rl_dataset
+from verl.utils.dataset.rl_dataset import RLHFDataset, get_dataset_class
+
+from r1reward_verl.data.rl_dataset import PreferenceDataset, render_messages
+from r1reward_verl.judgement import build_prompt
+
+TEMPLATE = "Q: {question}\nA: {response_1}\nB: {response_2}"
+TEXTS = {"question": "What colour?", "response_1": "green", "response_2": "white"}
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def row(index: int, content: str | None = None, images: int = 1, **extra_info) -> dict:
+    texts = {**TEXTS, "response_1": f"green {index}", **extra_info}
+    return {
+        "data_source": "toy",
+        "prompt": [{"role": "user", "content": content or "<image>" * images + build_prompt(**texts)}],
+        "images": [{"bytes": png("green"), "path": None} for _ in range(images)],
+        "reward_model": {"style": "rule", "ground_truth": "1"},
+        "extra_info": {"index": index, **texts},
+    }
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return fast
+
+
+@pytest.fixture
+def build(tmp_path, tokenizer):
+    """Build the dataset as verl's driver does; verl asks for a processor to be there, but not to work."""
+
+    def build(
+        rows: list[dict], template: str | None = TEMPLATE, max_samples: int = -1, **config
+    ) -> RLHFDataset:
+        file = tmp_path / "train.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), file)
+        if template is not None:
+            (tmp_path / "template.txt").write_text(template)
+            config["prompt_template"] = str(tmp_path / "template.txt")
+        settings = {
+            "cache_dir": str(tmp_path / "cache"),
+            "filter_overlong_prompts": False,
+            "custom_cls": {"path": "pkg://r1reward_verl.data.rl_dataset", "name": "PreferenceDataset"},
+        }
+        data_config = OmegaConf.create({**settings, **config})
+        processor = tokenizer if any(row["images"] for row in rows) else None
+        return create_rl_dataset(str(file), data_config, tokenizer, processor, max_samples=max_samples)
+
+    return build
+
+
+def test_verl_finds_the_class_by_its_package_path():
+    section = {"custom_cls": {"path": "pkg://r1reward_verl.data.rl_dataset", "name": "PreferenceDataset"}}
+    assert get_dataset_class(OmegaConf.create(section)) is PreferenceDataset
+
+
+def test_without_a_template_the_prompts_are_those_of_the_file(build):
+    dataset = build([row(0)], template=None)
+    text = build_prompt(**{**TEXTS, "response_1": "green 0"})
+    assert dataset[0]["raw_prompt"][0]["content"][1] == {"type": "text", "text": text}
+
+
+def test_every_prompt_is_rendered_with_the_template_and_keeps_its_image(build):
+    dataset = build([row(0), row(1)])
+    assert len(dataset) == 2
+    for index in range(2):
+        image, text = dataset[index]["raw_prompt"][0]["content"]
+        assert image["type"] == "image"
+        assert image["image"].size == (8, 8)
+        assert text == {"type": "text", "text": f"Q: What colour?\nA: green {index}\nB: white"}
+        assert dataset[index]["reward_model"]["ground_truth"] == "1"
+        assert dataset[index]["index"] == index
+
+
+def test_a_changed_template_is_not_answered_from_a_cache(build):
+    build([row(0)])
+    dataset = build([row(0)], template="New {question} {response_1} {response_2}")
+    assert dataset[0]["raw_prompt"][0]["content"][1]["text"] == "New What colour? green 0 white"
+
+
+def test_selected_samples_are_rendered_too(build):
+    dataset = build([row(i) for i in range(5)], max_samples=2)
+    assert [
+        dataset[i]["raw_prompt"][0]["content"][1]["text"].split("\n")[1] for i in range(len(dataset))
+    ] == [
+        "A: green 0",
+        "A: green 1",
+    ]
+
+
+def test_it_is_the_rendered_prompt_whose_length_is_measured(build):
+    rows = [row(0, images=0), row(1, images=0, response_2="white " * 50)]
+    lengths = {
+        "filter_overlong_prompts": True,
+        "filter_overlong_prompts_workers": None,
+        "max_prompt_length": 20,
+    }
+    assert len(build(rows, template=None, **lengths)) == 0  # the long prompt of the file fits neither
+    assert len(build(rows, **lengths)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("<image>old", "<image>{}"),
+        ("<image>\n<image>old", "<image>\n<image>{}"),
+        ("old\n<video>", "{}<video>"),
+        ("old", "{}"),
+        ("<image>old<image>", "<image>{}<image>"),
+    ],
+)
+def test_media_placeholders_stay_before_or_after_the_text(content, expected):
+    system = {"role": "system", "content": "Be fair."}
+    messages = render_messages([system, {"role": "user", "content": content}], TEXTS, TEMPLATE)
+    assert messages == [
+        system,
+        {"role": "user", "content": expected.format(build_prompt(**TEXTS, template=TEMPLATE))},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [row(0), {**row(1), "extra_info": {"index": 1, "question": "q"}}],
+            "row 1: extra_info.response_1 is None",
+        ),
+        ([row(0, content="look <image> here")], "row 0: the user message must have its text in one piece"),
+        (
+            [{**row(0), "prompt": [{"role": "system", "content": "x"}]}],
+            "row 0: the prompt has no user message",
+        ),
+        ([{k: v for k, v in row(0).items() if k != "extra_info"}], "lacks column 'extra_info'"),
+    ],
+)
+def test_rows_that_cannot_be_rendered_end_the_run_with_their_place(build, rows, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build(rows)
+    assert "train.parquet" in str(error.value)
+
+
+def test_an_unusable_template_ends_the_run(build):
+    with pytest.raises(ValueError, match=r"template.txt.*\{response_2\}"):
+        build([row(0)], template="{question} {response_1}")
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
+        build([row(0)], template=None, prompt_template=str(Path("missing.txt")))
