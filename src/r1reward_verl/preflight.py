@@ -150,9 +150,9 @@ def check_options(config: DictConfig) -> Iterator[Problem]:
             )
     elif bounds := {"log_ratio_low", "log_ratio_high"} & set(loss):
         yield Problem(
-            f"actor_rollout_ref.actor.policy_loss.{min(bounds)}",
-            f"{loss[min(bounds)]!r} has no place in {loss.get('_target_')}",
-            f"Add actor_rollout_ref.actor.policy_loss._target_={OWN_LOSS_CONFIG}",
+            "actor_rollout_ref.actor.policy_loss._target_",
+            f"{loss.get('_target_')!r} has no {' and no '.join(sorted(bounds))}",
+            f"Set it to {OWN_LOSS_CONFIG}",
         )
 
     template = select(config, "data.prompt_template")

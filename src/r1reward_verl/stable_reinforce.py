@@ -1,8 +1,8 @@
 """StableReinforce: the advantage estimator and the policy loss of R1-Reward.
 
-Source: arXiv 2505.02835 (Pre-CLIP, advantage filter) and, where an option says "reference", its published code.
-Pure tensor functions first; at the bottom their verl adapters `adv_estimator` and `policy_loss`, and the statistics of
-the filter on their way to verl's log.
+Source: arXiv 2505.02835 (Pre-CLIP, advantage filter) and, where an option says "reference", its published
+code. Pure tensor functions first; at the bottom their verl adapters `adv_estimator` and `policy_loss`, and
+the statistics of the filter on their way to verl's log.
 """
 
 import functools
@@ -32,7 +32,11 @@ VARIANCE_EPSILON = 1e-8
 ROUNDING = 1e-12
 # Within a chunk gamma^k stays above e^-50 = 2e-22, far from float32's underflow.
 MAX_DISCOUNT_EXPONENT = 50.0
-BLOCK_ELEMENTS = 2**17
+# What the next token gets through such a discount, no float32 sum can hold: it is zero.
+NEGLIGIBLE_DISCOUNT = 1e-20
+# Rows are worked on in blocks of about this many tokens, whose temporaries fit the cache: several times
+# faster.
+BLOCK_ELEMENTS = 2**16
 
 
 class FilterStatistics(NamedTuple):
@@ -58,8 +62,8 @@ class _Moments(NamedTuple):
         count = counted.sum().item()
         if count == 0.0:
             return cls(0.0, 0.0, 0.0)
-        # A float32 mean of equal values can miss them by a rounding error, and standardising would blow that up:
-        # the mean of what is left corrects it.
+        # A float32 mean of equal values can miss them by a rounding error, and standardising would blow that
+        # up: the mean of what is left corrects it.
         mean = values.sum().item() / count
         centred = (values - mean).mul_(counted)
         correction = centred.sum().item() / count
@@ -73,6 +77,17 @@ class _Moments(NamedTuple):
         apart, share = other.mean - self.mean, other.count / count
         deviation = self.deviation + other.deviation + apart * apart * self.count * share
         return _Moments(count, self.mean + apart * share, deviation)
+
+    def standardise(self, values: Tensor, counted: Tensor, out: Tensor) -> None:
+        """Write (values - mean) / sqrt(unbiased variance + epsilon), or zeros if there is no spread, into
+        `out`.""" variance = self.deviation / max(self.count - 1.0, 1.0) if variance <= (ROUNDING * self.mean)
+        ** 2:
+            out.zero_()
+            return
+        # The mean in two pieces, so that float32 arithmetic does not round it.
+        rounded = torch.tensor(self.mean, dtype=values.dtype).item()
+        torch.sub(values, rounded, out=out)
+        out.sub_(self.mean - rounded).mul_(1.0 / math.sqrt(variance + VARIANCE_EPSILON)).mul_(counted)
 
 
 def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
@@ -91,15 +106,26 @@ def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Ten
     """
     dtype = _result_dtype(rewards)
     returns = torch.empty_like(rewards, dtype=dtype)
-    for block, reward, valid in _row_blocks(returns, rewards, mask.bool()):
-        reward = torch.where(valid, reward.to(dtype), 0.0)
-        if gamma == 0.0:
-            block.copy_(reward)
-            continue
-        reward = reward.flip(-1)
-        sums = reward.cumsum_(-1) if gamma == 1.0 else _discounted_sums(reward, valid.flip(-1), gamma)
-        torch.mul(sums.flip(-1), _as_numbers(valid, dtype), out=block)
+    for block, reward, valid in _row_blocks(returns, rewards, mask):
+        _write_returns(reward.to(dtype), valid.bool(), gamma, block)
     return returns
+
+
+def _write_returns(rewards: Tensor, valid: Tensor, gamma: float, out: Tensor) -> Tensor:
+    """Write the returns into `out` and return `valid` as numbers."""
+    counted = _as_numbers(valid, out.dtype)
+    torch.mul(rewards, counted, out=out)
+    if not math.isfinite(out.sum().item()):
+        # NaN * 0 is NaN. Only then is torch.where worth its price, several times that of a product.
+        torch.where(valid, rewards, 0.0, out=out)
+    if gamma > NEGLIGIBLE_DISCOUNT:
+        reversed_rewards = out.flip(-1)
+        if gamma == 1.0:
+            sums = reversed_rewards.cumsum_(-1)
+        else:
+            sums = _discounted_sums(reversed_rewards, valid.flip(-1), gamma)
+        torch.mul(sums.flip(-1), counted, out=out)
+    return counted
 
 
 def _discounted_sums(rewards: Tensor, valid: Tensor, gamma: float) -> Tensor:
@@ -110,14 +136,16 @@ def _discounted_sums(rewards: Tensor, valid: Tensor, gamma: float) -> Tensor:
     """
     batch, tokens = rewards.shape
     counted = valid.view(torch.uint8)
-    if torch.count_nonzero(counted[:, 1:] < counted[:, :-1]) == 0:
+    if tokens > 1 and not (counted[:, 1:] < counted[:, :-1]).view(torch.uint8).max():
         # Padding on one side and no gaps: positions serve as well as counts, and are the same for all rows.
         counted = counted.new_ones(1, tokens)
     chunk = max(1, min(tokens, int(MAX_DISCOUNT_EXPONENT / -math.log(gamma))))
     padding = (0, -tokens % chunk)
-    discount = torch.nn.functional.pad(counted, padding).view(len(counted), -1, chunk).double()
-    discount = discount.mul_(gamma - 1.0).add_(1.0).cumprod_(-1).to(rewards.dtype)
-    sums = torch.nn.functional.pad(rewards, padding).view(batch, -1, chunk).div_(discount).cumsum_(-1)
+    counts = torch.nn.functional.pad(counted, padding).view(len(counted), -1, chunk)
+    powers = torch.ones_like(counts, dtype=torch.float64).masked_fill_(counts.bool(), gamma).cumprod_(-1)
+    discount, growth = powers.to(rewards.dtype), powers.reciprocal().to(rewards.dtype)
+    padded = torch.nn.functional.pad(rewards, padding) if padding[1] else rewards
+    sums = padded.view(batch, -1, chunk).mul_(growth).cumsum_(-1)
     if sums.shape[1] > 1:
         chunk_discount = discount[..., -1]
         carried = _scan(sums[..., -1] * chunk_discount, chunk_discount)
@@ -133,27 +161,6 @@ def _scan(values: Tensor, decay: Tensor) -> Tensor:
         decay = decay * torch.nn.functional.pad(decay[..., :-distance], (distance, 0))
         distance *= 2
     return values
-
-
-def _standardise(values: Tensor, mask: Tensor) -> tuple[Tensor, float]:
-    """Standardise `values`, zero at masked tokens, over the valid ones; also return their mean.
-
-    The variance is unbiased. No spread, a single valid token and none at all give zeros.
-    """
-    moments = _Moments(0.0, 0.0, 0.0)
-    for block, valid in _row_blocks(values, mask):
-        moments = moments.joined(_Moments.of(block, _as_numbers(valid, values.dtype)))
-    variance = moments.deviation / max(moments.count - 1.0, 1.0)
-    if variance <= (ROUNDING * moments.mean) ** 2:
-        return torch.zeros_like(values), moments.mean
-    scale = 1.0 / math.sqrt(variance + VARIANCE_EPSILON)
-    # The mean in two pieces, so that float32 arithmetic does not round it.
-    rounded = torch.tensor(moments.mean, dtype=values.dtype).item()
-    z = torch.empty_like(values)
-    for standardised, block, valid in _row_blocks(z, values, mask):
-        torch.sub(block, rounded, out=standardised)
-        standardised.sub_(moments.mean - rounded).mul_(scale).mul_(_as_numbers(valid, values.dtype))
-    return z, moments.mean
 
 
 def _interval(sigma: float, bounds: Bounds, raw_mean: float) -> tuple[float, float]:
@@ -183,8 +190,8 @@ def filter_advantages(
         renormalise: standardise the kept advantages once more, among themselves.
 
     Returns:
-        Shape and dtype of `advantages`, zero at masked tokens. NaN at a valid token stays NaN with "paper" and becomes
-        zero with "reference".
+        Shape and dtype of `advantages`, zero at masked tokens. NaN at a valid token stays NaN with "paper"
+        and becomes zero with "reference".
 
     Raises:
         ValueError: an option is outside its range.
@@ -196,7 +203,10 @@ def filter_advantages(
         outside |= advantages.isnan()
     kept = mask.bool() & ~outside
     filtered = torch.where(kept, advantages, 0.0)
-    return _standardise(filtered, kept)[0] if renormalise else filtered
+    if renormalise:
+        counted = kept.to(filtered.dtype)
+        _Moments.of(filtered, counted).standardise(filtered, counted, out=filtered)
+    return filtered
 
 
 def stable_reinforce_advantage(
@@ -221,54 +231,58 @@ def stable_reinforce_advantage(
         renormalise: standardise once more after the filter.
 
     Returns:
-        advantages and returns, both (batch, tokens), zero at masked tokens, float64 for float64 rewards and float32
-        otherwise; and what the filter did. A sample counts as filtered when all its valid tokens are.
+        advantages and returns, both (batch, tokens), zero at masked tokens, float64 for float64 rewards and
+        float32 otherwise; and what the filter did. A sample counts as filtered when all its valid tokens are.
 
     Raises:
         ValueError: shapes differ, or an option is outside its range.
     """
     if token_level_rewards.ndim != 2 or token_level_rewards.shape != response_mask.shape:
         raise ValueError(
-            f"token_level_rewards {tuple(token_level_rewards.shape)} and response_mask {tuple(response_mask.shape)} "
-            "must have the same shape (batch, tokens)"
+            f"token_level_rewards {tuple(token_level_rewards.shape)} and response_mask "
+            f"{tuple(response_mask.shape)} must have the same shape (batch, tokens)"
         )
     _check_gamma(gamma)
     check_filter_options(sigma, bounds, renormalise)
+    returns = torch.empty_like(token_level_rewards, dtype=_result_dtype(token_level_rewards))
+    advantages, kept = torch.empty_like(returns), []
+    row_tokens, row_kept, peaks = [], [], [0.0]
+    moments = _Moments(0.0, 0.0, 0.0)
     with torch.no_grad():
-        valid = response_mask.bool()
-        returns = discounted_returns(token_level_rewards, valid, gamma)
-        advantages, raw_mean = _standardise(returns, valid)
-        lowest, highest = (
-            torch.stack(torch.aminmax(advantages)).tolist() if advantages.numel() else (0.0, 0.0)
-        )
-        row_tokens = _row_counts(valid)
-        row_kept = row_tokens
-        low, high = _interval(sigma, bounds, raw_mean)
-        if not low <= lowest <= highest <= high:
-            kept = _filter_(advantages, valid, low, high)
-            row_kept = _row_counts(kept)
-            if bounds == "reference":
-                advantages.nan_to_num_(nan=0.0)
+        for block, rewards, mask in _row_blocks(returns, token_level_rewards, response_mask):
+            counted = _write_returns(rewards.to(returns.dtype), mask.bool(), gamma, out=block)
+            moments = moments.joined(_Moments.of(block, counted))
+
+        low, high = _interval(sigma, bounds, moments.mean)
+        for block, values, mask in _row_blocks(advantages, returns, response_mask):
+            counted = _as_numbers(mask.bool(), block.dtype)
+            moments.standardise(values, counted, out=block)
+            lowest, highest = torch.stack(torch.aminmax(block)).tolist()
+            row_tokens.append(counted.sum(-1))
+            if not low <= lowest <= highest <= high:
+                # NaN is outside, yet stays NaN in the product.
+                inside = block.clamp(low, high).eq_(block)
+                block.mul_(inside)
+                counted.mul_(inside)
+            row_kept.append(counted.sum(-1))
+            peaks.append(max(-lowest, highest))
             if renormalise:
-                advantages, _ = _standardise(advantages, kept)
-        answered = row_tokens > 0
-        counts = torch.stack([row_tokens, answered, row_tokens - row_kept, answered & (row_kept == 0)])
-        statistics = FilterStatistics(*counts.sum(-1, dtype=torch.float64).tolist(), max(-lowest, highest))
+                kept.append(counted)
+
+        if bounds == "reference":
+            advantages.nan_to_num_(nan=0.0)
+        if renormalise:
+            counted = torch.cat(kept)
+            _Moments.of(advantages, counted).standardise(advantages, counted, out=advantages)
+        tokens, kept_tokens = torch.cat(row_tokens), torch.cat(row_kept)
+        answered = tokens > 0
+        counts = torch.stack([tokens, answered, tokens - kept_tokens, answered & (kept_tokens == 0)])
+        statistics = FilterStatistics(*counts.sum(-1, dtype=torch.float64).tolist(), max(peaks))
     return advantages, returns, statistics
 
 
-def _filter_(advantages: Tensor, valid: Tensor, low: float, high: float) -> Tensor:
-    """Filter in place (NaN stays) and return which valid tokens were kept; same rule as `filter_advantages`."""
-    kept = []
-    for block, valid_block in _row_blocks(advantages, valid):
-        inside = block.clamp(low, high).eq_(block)
-        block.mul_(inside)
-        kept.append(inside.bool().logical_and_(valid_block))
-    return torch.cat(kept)
-
-
 def _row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of each tensor, a few at a time: temporaries that fit the cache are several times faster."""
+    """The same rows of each tensor, a few at a time."""
     rows = max(1, BLOCK_ELEMENTS // max(1, tensors[0].shape[1]))
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
@@ -280,10 +294,6 @@ def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _result_dtype(*tensors: Tensor) -> torch.dtype:
     return functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
-
-
-def _row_counts(mask: Tensor) -> Tensor:
-    return torch.cat([_as_numbers(block, torch.float32).sum(-1) for (block,) in _row_blocks(mask)])
 
 
 def _check_gamma(gamma: float) -> None:
@@ -312,8 +322,8 @@ def check_log_ratio_bounds(low: float, high: float) -> None:
         raise ValueError(f"{place}log_ratio_low={low!r}: must be a finite number below 0 (paper: ln 1e-3)")
     if not _is_number(high) or not 0.0 < high <= MAX_LOG_RATIO:
         raise ValueError(
-            f"{place}log_ratio_high={high!r}: must be a number above 0 (paper: ln 1e3) and at most {MAX_LOG_RATIO:g}, "
-            "beyond which exp() overflows float32"
+            f"{place}log_ratio_high={high!r}: must be a number above 0 (paper: ln 1e3) and at most "
+            f"{MAX_LOG_RATIO:g}, beyond which exp() overflows float32"
         )
 
 
@@ -338,7 +348,8 @@ def log_ratio_clipped(
         high: upper bound of the log-ratio.
 
     Returns:
-        Same shape, float32 (float64 where an input is). NaN stays NaN. The gradient is zero where the clip is active.
+        Same shape, float32 (float64 where an input is). NaN stays NaN. The gradient is zero where the clip is
+        active.
     """
     return _log_ratio(log_prob, old_log_prob).clamp(low, high)
 
@@ -357,25 +368,28 @@ def stable_reinforce_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's clipped objective on the pre-clipped ratio, for each token.
 
-    The loss of a token is -min(ratio * A, clip(ratio, 1 - clip_ratio_low, 1 + clip_ratio_high) * A). The paper's
-    objective is its mean over valid tokens.
+    The loss of a token is -min(ratio * A, clip(ratio, 1 - clip_ratio_low, 1 + clip_ratio_high) * A). The
+    paper's objective is its mean over valid tokens.
 
     Args:
-        log_prob: log-probabilities under the policy, shape (batch, tokens), float16 to float64; carries the gradient.
+        log_prob: log-probabilities under the policy, shape (batch, tokens), float16 to float64; carries the
+            gradient.
         old_log_prob: the same under the policy that sampled the tokens.
         advantages: shape (batch, tokens), not differentiated.
-        mask: non-zero where a token is valid, shape (batch, tokens). What the other inputs hold at masked tokens, NaN
-            and infinity included, has no influence on loss or gradient.
+        mask: non-zero where a token is valid, shape (batch, tokens). What the other inputs hold at masked
+            tokens, NaN and infinity included, has no influence on loss or gradient.
         clip_ratio_low: PPO's clip below 1.
         clip_ratio_high: PPO's clip above 1.
         log_ratio_low: lower bound of the log-ratio, below 0.
         log_ratio_high: upper bound of the log-ratio, above 0.
-        rollout_is_weights: importance weights of the rollout, multiplied into the loss, shape (batch, tokens).
+        rollout_is_weights: importance weights of the rollout, multiplied into the loss, shape (batch,
+            tokens).
 
     Returns:
-        Losses of the tokens, shape (batch, tokens), zero at masked ones, float32 (float64 where an input is); and
-        shares of the valid tokens as scalar tensors: `pg_clipfrac` (PPO's clip decides), `pre_clip_low`,
-        `pre_clip_high` (log-ratio beyond the bound) and `nan_log_ratio`, beside `ppo_kl`, the mean of -log-ratio.
+        Losses of the tokens, shape (batch, tokens), zero at masked ones, float32 (float64 where an input is);
+        and shares of the valid tokens as scalar tensors: `pg_clipfrac` (PPO's clip decides), `pre_clip_low`,
+        `pre_clip_high` (log-ratio beyond the bound) and `nan_log_ratio`, beside `ppo_kl`, the mean of
+        -log-ratio.
     """
     valid = mask.bool()
     dtype = _result_dtype(log_prob, old_log_prob, advantages)
@@ -404,11 +418,12 @@ def stable_reinforce_loss(
     return losses, {name: value / count for name, value in metrics.items()}
 
 
-# ---- verl ------------------------------------------------------------------------------------------------------------
+# ---- verl adapters ----
 
 
 def advantage_options(algorithm: Any) -> dict[str, Any]:
-    """Read verl's `algorithm` section: gamma, and `stable_reinforce.{sigma, bounds, renormalise}` where it is there.
+    """Read verl's `algorithm` section: gamma, and `stable_reinforce.{sigma, bounds, renormalise}` where it is
+    there.
 
     Args:
         algorithm: a DictConfig, a mapping, or verl's AlgoConfig, which cannot carry our section.
@@ -439,7 +454,8 @@ def advantage_options(algorithm: Any) -> dict[str, Any]:
 
 
 def log_ratio_bounds(policy_loss: Any) -> tuple[float, float]:
-    """Read `log_ratio_low` and `log_ratio_high` of verl's `actor.policy_loss` section; the paper's where absent.
+    """Read `log_ratio_low` and `log_ratio_high` of verl's `actor.policy_loss` section; the paper's where
+    absent.
 
     Raises:
         ValueError: a bound outside its range.
@@ -453,7 +469,7 @@ def log_ratio_bounds(policy_loss: Any) -> tuple[float, float]:
 def adv_estimator(
     token_level_rewards: Tensor, response_mask: Tensor, config: Any = None, **_: Any
 ) -> tuple[Tensor, Tensor]:
-    """verl's advantage estimator `stable_reinforce`: see `stable_reinforce_advantage` and `advantage_options`."""
+    """Estimator for verl: `stable_reinforce_advantage` with the options of verl's `algorithm` section."""
     options = advantage_options(config)
     advantages, returns, statistics = stable_reinforce_advantage(
         token_level_rewards, response_mask, **options
@@ -474,10 +490,10 @@ def policy_loss(
     config: Any = None,
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """verl's policy loss `stable_reinforce`: `stable_reinforce_loss`, aggregated by verl's `agg_loss`.
+    """Policy loss for verl: `stable_reinforce_loss`, aggregated by verl's `agg_loss`.
 
-    `config` is verl's ActorConfig. The metrics are means over this micro batch's valid tokens, which verl averages over
-    micro batches.
+    `config` is verl's ActorConfig. The metrics are means over this micro batch's valid tokens, which verl
+    averages over micro batches.
     """
     from verl.trainer.ppo.core_algos import agg_loss
 
@@ -504,8 +520,8 @@ def policy_loss(
     return loss, {f"actor/{name}": value for name, value in zip(metrics, values, strict=True)}
 
 
-# An estimator can only return tensors, so what the filter did waits here until verl's trainer gathers the metrics of
-# the step, in the same process.
+# An estimator can only return tensors, so what the filter did waits here until verl's trainer gathers the
+# metrics of the step, in the same process.
 _recorded: list[FilterStatistics] = []
 _recorded_lock = threading.Lock()
 
@@ -516,8 +532,8 @@ def _joined(statistics: list[FilterStatistics]) -> FilterStatistics:
 
 
 def pop_filter_metrics() -> dict[str, float]:
-    """Shares of tokens and samples filtered and largest |z| since the last call; empty without an estimator call."""
-    with _recorded_lock:
+    """Shares of tokens and samples filtered, and largest |z|, since the last call; empty if nothing
+    happened.""" with _recorded_lock:
         if not _recorded:
             return {}
         total = _recorded.pop()
@@ -529,7 +545,7 @@ def pop_filter_metrics() -> dict[str, float]:
 
 
 def add_filter_metrics(compute_data_metrics: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Wrap verl's `compute_data_metrics`, which its trainers call once a step, so that it adds the filter's metrics."""
+    """Make verl's `compute_data_metrics`, which its trainers call once a step, add the filter's metrics."""
 
     @functools.wraps(compute_data_metrics)
     def with_filter_metrics(*args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+# Everything here works on a fresh machine with Python 3.10 to 3.12 and make; nothing else needs to be installed.
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+# A name on the path is not yet a Python that runs (pyenv leaves such names), so each is tried.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+  $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && exit; done; echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+UV := 0.13.9
+READY := $(VENV)/ready
+export VERL_PLATFORM := cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean requirements
+
+help:  ## say what each verb does
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+setup: $(READY)  ## create .venv with the CPU build of everything
+
+$(READY): requirements/cpu.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c '$(SUPPORTED)' || \
+	  { echo "Python 3.10, 3.11 or 3.12 is needed; '$(PYTHON)' is none. Name one: make PYTHON=python3.12" >&2; exit 1; }
+	@date +%s > .install-start
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV)
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --compile-bytecode -r requirements/cpu.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@echo $$(( `date +%s` - `cat .install-start` )) > $(READY); rm .install-start
+	@echo "installed in `cat $(READY)` s"
+
+demo: setup  ## run everything on a toy world: cold start, StableReinforce, evaluation, report
+	$(BIN)/r1reward demo --install-seconds `cat $(READY)` $(DEMO)
+
+lint: setup  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## run lint and all tests, the end-to-end ones included
+	$(BIN)/python -m pytest $(TESTS)
+
+bench: setup  ## measure beside the peer; tables to the screen, figures to benchmarks/results
+	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove what make and the demo wrote
+	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+
+requirements: setup  ## pin the versions anew (for maintainers)
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-annotate --no-header --no-emit-index-url \
+	  --override requirements/override.txt --extra cpu --extra dev setup.cfg -o requirements/cpu.txt

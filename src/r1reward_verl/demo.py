@@ -1,0 +1,369 @@
+"""`r1reward demo`: the whole of R1-Reward on a machine without a GPU, on a toy world it builds itself.
+
+    toy   pictures, preferences, a teacher's judgements and a random Qwen2.5-VL   (r1reward_verl.toy)
+    sft   cold start on the teacher's judgements                                  (verl's SFT trainer)
+    rl    StableReinforce on the preferences                                      (verl's main_ppo, vLLM, FSDP2, Ray)
+    eval  both checkpoints on held-out pairs in both orders, greedy and voting    (vLLM)
+    report  summary.json, report.html, report.md and plots
+
+Each stage runs as the command a user would run. A finished stage is kept: an interrupted demo goes on from there,
+and within SFT and RL from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from r1reward_verl.toy.build import Sizes, build
+
+SFT_BATCH = 32
+RL_BATCH = 128
+PROMPT_TOKENS = 256
+RESPONSE_TOKENS = 64
+TAIL = 30
+"""Lines of a failed command's log that are shown."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the demo does; another value of any of these is another demo.
+
+    Attributes:
+        seed: Seed of the toy world and of the model's initial weights.
+        sft_steps: Optimizer steps of the cold start, at 32 judgements a step.
+        rl_steps: Steps of StableReinforce, at 128 rollouts a step.
+        val_pairs: Held-out pairs of the curves, judged every `val_every` steps in both orders.
+        val_every: RL steps between two validations and checkpoints.
+        test_pairs: Held-out pairs of the final comparison, judged in both orders.
+        samples: Judgements sampled for a vote.
+    """
+
+    seed: int = 0
+    sft_steps: int = 240
+    rl_steps: int = 24
+    val_pairs: int = 100
+    val_every: int = 6
+    test_pairs: int = 400
+    samples: int = 5
+
+    @property
+    def sizes(self) -> Sizes:
+        """Counts of the toy world that these settings use up."""
+        return replace(
+            Sizes(),
+            sft_rows=self.sft_steps * SFT_BATCH,
+            train_rows=self.rl_steps * RL_BATCH,
+            val_pairs=self.val_pairs,
+            test_pairs=self.test_pairs,
+        )
+
+
+class StageFailed(Exception):
+    """A command of a stage ended with an error; the message says where its log lies."""
+
+
+class Demo:
+    """One demo in one folder.
+
+    Args:
+        out: Folder of everything the demo writes; an earlier demo's with the same settings is continued.
+        settings: What to do.
+        install_seconds: What the installation took, for the summary; None if unknown.
+
+    Raises:
+        ValueError: `out` holds a demo with other settings.
+    """
+
+    def __init__(self, out: str | os.PathLike[str], settings: Settings, install_seconds: float | None) -> None:
+        self.out = Path(out).resolve()
+        self.settings = settings
+        self.install_seconds = install_seconds
+        self.toy = self.out / "toy"
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "logs").mkdir(exist_ok=True)
+        self._claim()
+
+    def _claim(self) -> None:
+        file, wanted = self.out / "settings.json", asdict(self.settings)
+        if file.exists():
+            found = json.loads(file.read_text())
+            if found != wanted:
+                different = {
+                    key: (found.get(key), wanted.get(key)) for key in wanted if found.get(key) != wanted.get(key)
+                }
+                raise ValueError(
+                    f"{self.out} holds a demo with other settings (there, asked for): {different}; "
+                    "name another folder with --out, or remove that one"
+                )
+        _write_json(file, wanted)
+
+    def run(self) -> dict[str, Any]:
+        """Run what has not been run yet and return the summary."""
+        seconds = {
+            "toy": self._stage("toy", self._build_toy),
+            "sft": self._stage("sft", self._sft),
+            "rl": self._stage("rl", self._rl),
+        }
+        seconds["eval"] = self._stage("eval-sft", lambda: self._evaluate("sft")) + self._stage(
+            "eval-rl", lambda: self._evaluate("rl")
+        )
+        return self._report({"install": self.install_seconds, **seconds})
+
+    # --- stages ---
+
+    def _stage(self, name: str, work: Any) -> float:
+        """Run `work` unless it is done, and return the seconds it took, those of interrupted attempts included."""
+        marker = self.out / "stages" / f"{name}.json"
+        marker.parent.mkdir(exist_ok=True)
+        state = json.loads(marker.read_text()) if marker.exists() else {"done": False, "seconds": 0.0}
+        if state["done"]:
+            print(f"{name}: done before, in {state['seconds']:.0f} s", flush=True)
+            return float(state["seconds"])
+        print(f"{name}: {'going on' if state['seconds'] else 'started'}", flush=True)
+        start = time.monotonic()
+        try:
+            work()
+            state["done"] = True
+        finally:
+            state["seconds"] += time.monotonic() - start
+            _write_json(marker, state)
+        print(f"{name}: {state['seconds']:.0f} s", flush=True)
+        return float(state["seconds"])
+
+    def _build_toy(self) -> None:
+        build(self.toy, self.settings.sizes, seed=self.settings.seed)
+
+    def _sft(self) -> None:
+        steps = self.settings.sft_steps
+        checkpoints = self.out / "sft"
+        self._train(
+            "sft",
+            [
+                "verl.trainer.sft_trainer",
+                "+hardware=cpu_sft",
+                f"data.train_files={self.toy / 'sft.parquet'}",
+                f"data.train_batch_size={SFT_BATCH}",
+                f"data.max_length={PROMPT_TOKENS + RESPONSE_TOKENS}",
+                f"model.path={self.toy / 'model'}",
+                "optim.lr=2e-3",
+                "optim.betas=[0.9,0.95]",
+                "optim.lr_scheduler_type=cosine",
+                "optim.min_lr_ratio=0.1",
+                "optim.lr_warmup_steps_ratio=0.05",
+                "checkpoint.save_contents=[model,optimizer,extra,hf_model]",
+                "trainer.total_epochs=1",
+                f"trainer.total_training_steps={steps}",
+                f"trainer.save_freq={max(1, steps // 2)}",
+                "trainer.max_ckpt_to_keep=1",
+                f"trainer.default_local_dir={checkpoints}",
+            ],
+            steps,
+            # What torchrun would set for one process, without a second process that imports torch first.
+            {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+            | {"MASTER_PORT": str(_free_port())},
+        )
+
+    def _rl(self) -> None:
+        settings = self.settings
+        self._train(
+            "rl",
+            [
+                "verl.trainer.main_ppo",
+                "+recipe=r1_reward",
+                "+hardware=cpu",
+                f"data.train_files={self.toy / 'train.parquet'}",
+                f"data.val_files={self.toy / 'val.parquet'}",
+                f"data.max_prompt_length={PROMPT_TOKENS}",
+                f"data.max_response_length={RESPONSE_TOKENS}",
+                f"data.train_batch_size={RL_BATCH}",
+                "data.seed=0",
+                # The toy's pictures are smaller than any that Qwen2.5-VL is meant for.
+                "data.mm_processor_kwargs.max_pixels=3136",
+                "data.filter_overlong_prompts=false",
+                f"actor_rollout_ref.model.path={self.checkpoint('sft')}",
+                f"actor_rollout_ref.actor.ppo_mini_batch_size={RL_BATCH // 2}",
+                # Two million parameters take larger steps than seven billion, and 24 of them no schedule.
+                "actor_rollout_ref.actor.optim.lr=2e-4",
+                "actor_rollout_ref.actor.optim.lr_scheduler_type=constant",
+                f"actor_rollout_ref.rollout.max_model_len={PROMPT_TOKENS + RESPONSE_TOKENS}",
+                f"actor_rollout_ref.rollout.max_num_seqs={RL_BATCH}",
+                "trainer.total_epochs=1",
+                f"trainer.total_training_steps={settings.rl_steps}",
+                f"trainer.save_freq={settings.val_every}",
+                f"trainer.test_freq={settings.val_every}",
+                "trainer.max_actor_ckpt_to_keep=1",
+                f"trainer.default_local_dir={self.out / 'rl'}",
+            ],
+            settings.rl_steps,
+            {},
+        )
+
+    def _evaluate(self, stage: str) -> None:
+        log = self.out / "logs" / f"eval-{stage}.log"
+        command = [sys.executable, "-m", "r1reward_verl.evaluation.run", str(self.checkpoint(stage))]
+        command += [str(self.toy / "test.parquet"), str(self.out / f"eval-{stage}")]
+        command += ["--samples", str(self.settings.samples), "--max-tokens", str(RESPONSE_TOKENS)]
+        with open(log, "ab") as file:
+            # Its progress bar is on standard error.
+            _wait(subprocess.Popen(command, env=_environment(), stdout=file, start_new_session=True), log)
+
+    def _report(self, seconds: Mapping[str, float | None]) -> dict[str, Any]:
+        from r1reward_verl.evaluation.report import pick_examples, table, training_curves, write_report
+
+        folders = {stage: self.out / f"eval-{stage}" for stage in ("sft", "rl")}
+        summary: dict[str, Any] = {
+            stage: json.loads((folder / "metrics.json").read_text()) for stage, folder in folders.items()
+        }
+        summary |= {"steps": self.settings.rl_steps, "seconds": seconds, "settings": asdict(self.settings)}
+        curves = training_curves(*sorted((self.out / "logs").glob("rl-*.jsonl")))
+        examples = pick_examples(self.toy / "test.parquet", folders, 8)
+        write_report(self.out, summary, curves, examples)
+        _write_json(self.out / "summary.json", summary)
+        print(table(summary))
+        print(f"\nreport: {self.out / 'report.html'}\nfigures: {self.out / 'summary.json'}")
+        return summary
+
+    def checkpoint(self, stage: str) -> Path:
+        """Return the Hugging Face folder that `sft` or `rl` ended with."""
+        if stage == "sft":
+            return self.out / "sft" / f"global_step_{self.settings.sft_steps}" / "huggingface"
+        return self.out / "rl" / f"global_step_{self.settings.rl_steps}" / "actor" / "huggingface"
+
+    # --- running verl ---
+
+    def _train(self, stage: str, command: Sequence[str], steps: int, environment: Mapping[str, str]) -> None:
+        """Run one of verl's trainers with a progress bar read from its metrics."""
+        logs = self.out / "logs"
+        # verl begins its metrics file anew at each start: one file an attempt keeps those before.
+        attempt = len(list(logs.glob(f"{stage}-*.jsonl")))
+        metrics, log = logs / f"{stage}-{attempt:03d}.jsonl", logs / f"{stage}.log"
+        arguments = [sys.executable, "-m", *command, "trainer.logger=[console,file]", "hydra.run.dir=."]
+        arguments += ["hydra.output_subdir=null", "hydra/job_logging=disabled"]
+        with open(log, "ab") as file:
+            process = subprocess.Popen(
+                arguments,
+                env={**_environment(), **environment, "VERL_FILE_LOGGER_PATH": str(metrics)},
+                cwd=self.out,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            _wait(process, log, metrics, steps)
+        if not self.checkpoint(stage).is_dir():
+            raise StageFailed(f"{stage} ended without the checkpoint {self.checkpoint(stage)}; its log is {log}")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "VERL_PLATFORM": "cpu", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(
+    process: subprocess.Popen[bytes], log: Path, metrics: Path | None = None, steps: int = 0
+) -> None:
+    """Wait for `process`, showing its progress, and leave nothing of it behind whatever happens.
+
+    Raises:
+        StageFailed: it ended with an error.
+    """
+    from tqdm import tqdm
+
+    try:
+        if metrics is None:
+            process.wait()
+        else:
+            with tqdm(total=steps, unit="step", desc=metrics.stem.rsplit("-", 1)[0]) as progress:
+                while process.poll() is None:
+                    time.sleep(0.5)
+                    step, note = _last_metrics(metrics)
+                    if step > progress.n:
+                        progress.set_postfix_str(note, refresh=False)
+                        progress.update(step - progress.n)
+                step, _ = _last_metrics(metrics)
+                progress.update(max(0, step - progress.n))
+    finally:
+        _end_group(process)
+    if process.returncode != 0:
+        tail = log.read_text(errors="replace").splitlines()[-TAIL:]
+        raise StageFailed(
+            "\n".join(tail) + f"\n\nthe command ended with code {process.returncode}; its whole log is {log}. "
+            "Started again, the demo goes on from here."
+        )
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of the process and its children; Ray's daemons have sessions of their own and follow it."""
+    for sign, patience in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, sign)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _last_metrics(metrics: Path) -> tuple[int, str]:
+    """Return the last step in verl's metrics file and a few words on it."""
+    if not metrics.exists():
+        return 0, ""
+    step, note = 0, ""
+    for line in metrics.read_text().splitlines()[-3:]:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # the line is being written
+            continue
+        step = entry["step"]
+        for key, word in (("critic/score/mean", "reward"), ("train/loss", "loss")):
+            if key in entry["data"]:
+                note = f"{word} {entry['data'][key]:.3f}"
+    return step, note
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    beside = file.with_name(f"{file.name}.new")
+    beside.write_text(json.dumps(content, indent=2) + "\n")
+    beside.replace(file)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `r1reward demo`."""
+    defaults = asdict(Settings())
+    parser = argparse.ArgumentParser(prog="r1reward demo", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", default="outputs/demo", help="folder to write to (default: %(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="remove an earlier demo in that folder first")
+    parser.add_argument("--install-seconds", type=float, metavar="S", help="for the summary")
+    for name, value in defaults.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help="default: %(default)s"
+        )
+    options = vars(parser.parse_args(argv))
+    out, fresh, install_seconds = (options.pop(name) for name in ("out", "fresh", "install_seconds"))
+    if fresh and (Path(out) / "settings.json").exists():
+        shutil.rmtree(out)
+    try:
+        Demo(out, Settings(**options), install_seconds).run()
+    except (StageFailed, ValueError, FileExistsError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; started again, it goes on from here", file=sys.stderr)
+        return 130
+    return 0
