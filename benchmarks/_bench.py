@@ -1,7 +1,7 @@
-"""What every benchmark shares: fair timing of rivals, peak memory, and one table and one JSON file per benchmark.
+"""What every benchmark shares: fair timing of rivals, peak memory, one table and one JSON file.
 
-Rivals are timed in turns within one process, so that whatever else the machine does hits all of them alike; a figure
-is the median over the rounds.
+Rivals are timed in turns within one process, so that whatever else the machine does hits all of them alike;
+a figure is the median over the rounds.
 """
 
 import importlib.metadata
@@ -34,7 +34,7 @@ class Figure:
     at_least: bool = True
     """Whether `target` is a lower or an upper bound of `measure`."""
     compare: str = "value"
-    """What `target` bounds: "value", "speedup" (peer / value), "ratio" (value / peer), "extra" (value - peer)."""
+    """What `target` bounds: "value", "speedup" (peer/value), "ratio" (value/peer), "extra" (value - peer)."""
 
     @property
     def measure(self) -> float:
@@ -55,13 +55,11 @@ class Figure:
         return self.measure >= self.target if self.at_least else self.measure <= self.target
 
 
-def seconds(
-    rivals: Mapping[str, Callable[[], object]], rounds: int = 15, warm_up: int = 2
-) -> dict[str, float]:
+def seconds(rivals: Mapping[str, Callable[[], object]], rounds: int = 15, warm_up: int = 2) -> dict[str, float]:
     """Median wall-clock seconds of one call of each rival, measured in turns.
 
-    A fast rival is called several times in its turn, so that turns are about as long as one call of the slowest:
-    otherwise it alone would pay, at every call, for caches that the slow one has emptied.
+    A fast rival is called several times in its turn, so that turns are about as long as one call of the
+    slowest: otherwise it alone would pay, at every call, for caches that the slow one has emptied.
     """
     calls = dict.fromkeys(rivals, 1)
     times: dict[str, list[float]] = {name: [] for name in rivals}

@@ -1,7 +1,7 @@
-"""StableReinforce beside verl's `reinforce_plus_plus` and `vanilla`, which do the same job without the stability.
+"""StableReinforce beside verl's `reinforce_plus_plus` and `vanilla`, the same job without the stability.
 
-One thread, as in verl's trainer process (Ray gives a one-CPU actor one thread). Responses of random length, one
-reward on the last token.
+One thread, as in verl's trainer process (Ray gives a one-CPU actor one thread). Responses of random length,
+one reward on the last token.
 """
 
 import sys
@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import torch
 import verl  # noqa: F401  (registers the plugin)
-from _bench import Figure, peak_bytes, report, seconds
 from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
 from verl.workers.config import ActorConfig
+
+from _bench import Figure, peak_bytes, report, seconds
 
 BATCH = 256
 SPEEDUP = 15.0
@@ -67,9 +68,7 @@ def main() -> int:
     for tokens in (1024, 4096):
         data = rollout(tokens)
         for gamma in (1.0, 0.99):
-            rivals = {
-                name: estimator(name, data, gamma) for name in ("stable_reinforce", "reinforce_plus_plus")
-            }
+            rivals = {name: estimator(name, data, gamma) for name in ("stable_reinforce", "reinforce_plus_plus")}
             times = seconds(rivals)
             figures.append(
                 Figure(

@@ -13,6 +13,7 @@ and within SFT and RL from the last checkpoint.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import shutil
@@ -217,7 +218,10 @@ class Demo:
         command += ["--samples", str(self.settings.samples), "--max-tokens", str(RESPONSE_TOKENS)]
         with open(log, "ab") as file:
             # Its progress bar is on standard error.
-            _wait(subprocess.Popen(command, env=_environment(), stdout=file, start_new_session=True), log)
+            process = subprocess.Popen(
+                command, env=_environment(), stdout=file, start_new_session=True, preexec_fn=_die_with_parent
+            )
+            _wait(process, log)
 
     def _report(self, seconds: Mapping[str, float | None]) -> dict[str, Any]:
         from r1reward_verl.evaluation.report import pick_examples, table, training_curves, write_report
@@ -259,6 +263,7 @@ class Demo:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
             _wait(process, log, metrics, steps)
         if not self.checkpoint(stage).is_dir():
@@ -267,6 +272,12 @@ class Demo:
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "VERL_PLATFORM": "cpu", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def _die_with_parent() -> None:
+    """Have Linux end this process when the demo dies: a second demo must not meet the first one's training."""
+    parent_death_signal = 1
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
 
 
 def _free_port() -> int:

@@ -1,7 +1,7 @@
 """The section `actor_rollout_ref.actor.policy_loss` with the Pre-CLIP bounds in it.
 
-verl builds its dataclasses strictly: a key its own PolicyLossConfig does not have ends the run. A recipe therefore
-names this class: `policy_loss._target_: r1reward_verl.loss_config.StableReinforceLossConfig`.
+verl builds its dataclasses strictly: a key its own PolicyLossConfig does not have ends the run. A recipe
+therefore names this class: `policy_loss._target_: r1reward_verl.loss_config.StableReinforceLossConfig`.
 """
 
 from dataclasses import dataclass

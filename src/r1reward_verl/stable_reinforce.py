@@ -34,8 +34,7 @@ ROUNDING = 1e-12
 MAX_DISCOUNT_EXPONENT = 50.0
 # What the next token gets through such a discount, no float32 sum can hold: it is zero.
 NEGLIGIBLE_DISCOUNT = 1e-20
-# Rows are worked on in blocks of about this many tokens, whose temporaries fit the cache: several times
-# faster.
+# Rows are worked on in blocks of about this many tokens: their temporaries fit the cache.
 BLOCK_ELEMENTS = 2**16
 
 
@@ -50,42 +49,42 @@ class FilterStatistics(NamedTuple):
 
 
 class _Moments(NamedTuple):
-    """Count, mean and sum of squared deviations of a set of values, in double precision."""
+    """Size, mean and sum of squared deviations of a set of values, in double precision."""
 
-    count: float
+    size: float
     mean: float
     deviation: float
 
     @classmethod
     def of(cls, values: Tensor, counted: Tensor) -> "_Moments":
         """Of those `values` where `counted` (0 or 1, same dtype) is 1; the others must be zero."""
-        count = counted.sum().item()
-        if count == 0.0:
+        size = counted.sum().item()
+        if size == 0.0:
             return cls(0.0, 0.0, 0.0)
         # A float32 mean of equal values can miss them by a rounding error, and standardising would blow that
         # up: the mean of what is left corrects it.
-        mean = values.sum().item() / count
+        mean = _rounded(values.sum().item() / size, values.dtype)
         centred = (values - mean).mul_(counted)
-        correction = centred.sum().item() / count
-        deviation = centred.square_().sum().item() - count * correction**2
-        return cls(count, mean + correction, deviation if deviation != 0.0 else 0.0)
+        correction = centred.sum().item() / size
+        deviation = centred.sub_(correction).mul_(counted).square_().sum().item()
+        return cls(size, mean + correction, deviation)
 
     def joined(self, other: "_Moments") -> "_Moments":
-        count = self.count + other.count
-        if count == 0.0:
+        size = self.size + other.size
+        if size == 0.0:
             return self
-        apart, share = other.mean - self.mean, other.count / count
-        deviation = self.deviation + other.deviation + apart * apart * self.count * share
-        return _Moments(count, self.mean + apart * share, deviation)
+        apart, share = other.mean - self.mean, other.size / size
+        deviation = self.deviation + other.deviation + apart * apart * self.size * share
+        return _Moments(size, self.mean + apart * share, deviation)
 
     def standardise(self, values: Tensor, counted: Tensor, out: Tensor) -> None:
-        """Write (values - mean) / sqrt(unbiased variance + epsilon), or zeros if there is no spread, into
-        `out`.""" variance = self.deviation / max(self.count - 1.0, 1.0) if variance <= (ROUNDING * self.mean)
-        ** 2:
+        """Write (values - mean) / sqrt(unbiased variance + epsilon) into `out`, zeros without spread."""
+        variance = self.deviation / max(self.size - 1.0, 1.0)
+        if variance <= (ROUNDING * self.mean) ** 2:
             out.zero_()
             return
-        # The mean in two pieces, so that float32 arithmetic does not round it.
-        rounded = torch.tensor(self.mean, dtype=values.dtype).item()
+        # The mean in two pieces, as tensor arithmetic would round it to the tensor's dtype.
+        rounded = _rounded(self.mean, values.dtype)
         torch.sub(values, rounded, out=out)
         out.sub_(self.mean - rounded).mul_(1.0 / math.sqrt(variance + VARIANCE_EPSILON)).mul_(counted)
 
@@ -117,7 +116,7 @@ def _write_returns(rewards: Tensor, valid: Tensor, gamma: float, out: Tensor) ->
     torch.mul(rewards, counted, out=out)
     if not math.isfinite(out.sum().item()):
         # NaN * 0 is NaN. Only then is torch.where worth its price, several times that of a product.
-        torch.where(valid, rewards, 0.0, out=out)
+        torch.where(valid, rewards, rewards.new_zeros(()), out=out)
     if gamma > NEGLIGIBLE_DISCOUNT:
         reversed_rewards = out.flip(-1)
         if gamma == 1.0:
@@ -131,8 +130,8 @@ def _write_returns(rewards: Tensor, valid: Tensor, gamma: float, out: Tensor) ->
 def _discounted_sums(rewards: Tensor, valid: Tensor, gamma: float) -> Tensor:
     """Solve y_i = rewards_i + gamma * y_{i-1} over valid tokens, without a loop over them.
 
-    With c the number of valid tokens so far, y = gamma^c * cumsum(rewards / gamma^c). Chunks keep gamma^c from
-    underflowing and a doubling scan joins them; only a small gamma needs more than one.
+    With c the number of valid tokens so far, y = gamma^c * cumsum(rewards / gamma^c). Chunks keep gamma^c
+    from underflowing and a doubling scan joins them; a large gamma needs one chunk only.
     """
     batch, tokens = rewards.shape
     counted = valid.view(torch.uint8)
@@ -204,9 +203,9 @@ def filter_advantages(
     kept = mask.bool() & ~outside
     filtered = torch.where(kept, advantages, 0.0)
     if renormalise:
-        counted = kept.to(filtered.dtype)
+        filtered, counted = filtered.to(_result_dtype(filtered)), kept.to(_result_dtype(filtered))
         _Moments.of(filtered, counted).standardise(filtered, counted, out=filtered)
-    return filtered
+    return filtered.to(advantages.dtype)
 
 
 def stable_reinforce_advantage(
@@ -245,8 +244,13 @@ def stable_reinforce_advantage(
     _check_gamma(gamma)
     check_filter_options(sigma, bounds, renormalise)
     returns = torch.empty_like(token_level_rewards, dtype=_result_dtype(token_level_rewards))
-    advantages, kept = torch.empty_like(returns), []
-    row_tokens, row_kept, peaks = [], [], [0.0]
+    advantages = torch.empty_like(returns)
+    if returns.numel() == 0:
+        return advantages, returns, FilterStatistics(0.0, 0.0, 0.0, 0.0, 0.0)
+    row_tokens: list[Tensor] = []
+    row_kept: list[Tensor] = []
+    kept: list[Tensor] = []
+    peaks: list[float] = []
     moments = _Moments(0.0, 0.0, 0.0)
     with torch.no_grad():
         for block, rewards, mask in _row_blocks(returns, token_level_rewards, response_mask):
@@ -277,14 +281,21 @@ def stable_reinforce_advantage(
         tokens, kept_tokens = torch.cat(row_tokens), torch.cat(row_kept)
         answered = tokens > 0
         counts = torch.stack([tokens, answered, tokens - kept_tokens, answered & (kept_tokens == 0)])
-        statistics = FilterStatistics(*counts.sum(-1, dtype=torch.float64).tolist(), max(peaks))
+        totals = counts.sum(-1, dtype=torch.float64).tolist()
+        statistics = FilterStatistics(totals[0], totals[1], totals[2], totals[3], max(peaks))
     return advantages, returns, statistics
 
 
 def _row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same rows of each tensor, a few at a time."""
-    rows = max(1, BLOCK_ELEMENTS // max(1, tensors[0].shape[1]))
+    if tensors[0].numel() == 0:
+        return iter(())
+    rows = max(1, BLOCK_ELEMENTS // tensors[0].shape[1])
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+
+
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=dtype).item()
 
 
 def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -304,13 +315,9 @@ def _check_gamma(gamma: float) -> None:
 def check_filter_options(sigma: float, bounds: str, renormalise: bool) -> None:
     """Raise ValueError, naming the verl option, for a filter option outside its range."""
     if not _is_number(sigma) or not sigma > 0.0:
-        raise ValueError(
-            f"algorithm.stable_reinforce.sigma={sigma!r}: must be a number above 0 (paper: {SIGMA})"
-        )
+        raise ValueError(f"algorithm.stable_reinforce.sigma={sigma!r}: must be a number above 0 (paper: {SIGMA})")
     if bounds not in get_args(Bounds):
-        raise ValueError(
-            f"algorithm.stable_reinforce.bounds={bounds!r}: must be one of {', '.join(get_args(Bounds))}"
-        )
+        raise ValueError(f"algorithm.stable_reinforce.bounds={bounds!r}: must be one of {', '.join(get_args(Bounds))}")
     if not isinstance(renormalise, bool):
         raise ValueError(f"algorithm.stable_reinforce.renormalise={renormalise!r}: must be true or false")
 
@@ -422,8 +429,7 @@ def stable_reinforce_loss(
 
 
 def advantage_options(algorithm: Any) -> dict[str, Any]:
-    """Read verl's `algorithm` section: gamma, and `stable_reinforce.{sigma, bounds, renormalise}` where it is
-    there.
+    """Read verl's `algorithm` section: gamma and, if there, `stable_reinforce.{sigma, bounds, renormalise}`.
 
     Args:
         algorithm: a DictConfig, a mapping, or verl's AlgoConfig, which cannot carry our section.
@@ -438,14 +444,10 @@ def advantage_options(algorithm: Any) -> dict[str, Any]:
     section = None if algorithm is None else algorithm.get("stable_reinforce", None)
     if section is not None:
         if not isinstance(section, Mapping):
-            raise ValueError(
-                f"algorithm.stable_reinforce={section!r}: must be a section with {', '.join(options)}"
-            )
+            raise ValueError(f"algorithm.stable_reinforce={section!r}: must be a section with {', '.join(options)}")
         for name, value in section.items():
             if name not in options:
-                raise ValueError(
-                    f"algorithm.stable_reinforce.{name}: no such option, there are {', '.join(options)}"
-                )
+                raise ValueError(f"algorithm.stable_reinforce.{name}: no such option, there are {', '.join(options)}")
             options[name] = value
     gamma = 1.0 if algorithm is None else algorithm.get("gamma", 1.0)
     _check_gamma(gamma)
@@ -454,8 +456,7 @@ def advantage_options(algorithm: Any) -> dict[str, Any]:
 
 
 def log_ratio_bounds(policy_loss: Any) -> tuple[float, float]:
-    """Read `log_ratio_low` and `log_ratio_high` of verl's `actor.policy_loss` section; the paper's where
-    absent.
+    """Read `log_ratio_low` and `log_ratio_high` of verl's `policy_loss` section; the paper's if absent.
 
     Raises:
         ValueError: a bound outside its range.
@@ -471,9 +472,7 @@ def adv_estimator(
 ) -> tuple[Tensor, Tensor]:
     """Estimator for verl: `stable_reinforce_advantage` with the options of verl's `algorithm` section."""
     options = advantage_options(config)
-    advantages, returns, statistics = stable_reinforce_advantage(
-        token_level_rewards, response_mask, **options
-    )
+    advantages, returns, statistics = stable_reinforce_advantage(token_level_rewards, response_mask, **options)
     with _recorded_lock:
         _recorded.append(statistics)
         if len(_recorded) > 1:
@@ -498,9 +497,7 @@ def policy_loss(
     from verl.trainer.ppo.core_algos import agg_loss
 
     if config is None:
-        raise ValueError(
-            "policy loss stable_reinforce: needs verl's actor config (clip_ratio, policy_loss), got None"
-        )
+        raise ValueError("policy loss stable_reinforce: needs verl's actor config (clip_ratio, policy_loss), got None")
     low, high = log_ratio_bounds(config.policy_loss)
     losses, metrics = stable_reinforce_loss(
         log_prob,
@@ -513,9 +510,7 @@ def policy_loss(
         log_ratio_high=high,
         rollout_is_weights=rollout_is_weights,
     )
-    loss = agg_loss(
-        loss_mat=losses, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
-    )
+    loss = agg_loss(loss_mat=losses, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info)
     values = torch.stack(list(metrics.values())).tolist()
     return loss, {f"actor/{name}": value for name, value in zip(metrics, values, strict=True)}
 
@@ -527,13 +522,15 @@ _recorded_lock = threading.Lock()
 
 
 def _joined(statistics: list[FilterStatistics]) -> FilterStatistics:
-    *counts, peaks = zip(*statistics, strict=True)
-    return FilterStatistics(*(sum(count) for count in counts), max(peaks))
+    tokens, samples, filtered_tokens, filtered_samples, peaks = zip(*statistics, strict=True)
+    return FilterStatistics(sum(tokens), sum(samples), sum(filtered_tokens), sum(filtered_samples), max(peaks))
 
 
 def pop_filter_metrics() -> dict[str, float]:
     """Shares of tokens and samples filtered, and largest |z|, since the last call; empty if nothing
-    happened.""" with _recorded_lock:
+    happened.
+    """
+    with _recorded_lock:
         if not _recorded:
             return {}
         total = _recorded.pop()

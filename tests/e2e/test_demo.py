@@ -1,0 +1,163 @@
+"""The demo in miniature, killed in the middle of RL and started again: real verl, Ray, vLLM and FSDP on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+SETTINGS = {
+    "sft-steps": 4,
+    "rl-steps": 3,
+    "val-pairs": 2,
+    "val-every": 1,
+    "test-pairs": 4,
+    "samples": 3,
+}
+
+
+def start_demo(out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "r1reward_verl.cli", "demo", "--out", str(out), "--install-seconds", "1"]
+    command += [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def logged_steps(log: Path) -> dict[int, dict[str, float]]:
+    if not log.exists():
+        return {}
+    lines = log.read_text().splitlines()
+    return {entry["step"]: entry["data"] for entry in map(json.loads, lines)}
+
+
+def training_processes() -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"verl.trainer.main_ppo" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    """A finished demo that was killed after its second RL step and then started again."""
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    first = start_demo(out)
+    checkpoint = out / "rl" / "latest_checkpointed_iteration.txt"
+    log = out / "logs" / "rl-000.jsonl"
+    deadline = time.monotonic() + 900
+    while not (checkpoint.exists() and checkpoint.read_text().strip() == "2" and 2 in logged_steps(log)):
+        assert first.poll() is None, first.stdout.read()
+        assert time.monotonic() < deadline, "no second RL step within 15 minutes"
+        time.sleep(0.2)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    deadline = time.monotonic() + 60
+    while training_processes():
+        assert time.monotonic() < deadline, "the training outlived the demo that was killed"
+        time.sleep(0.5)
+    second = start_demo(out)
+    output, _ = second.communicate()
+    assert second.returncode == 0, output
+    (out / "output.txt").write_text(output)
+    return out
+
+
+def weights(folder: Path):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_rl_changes_the_weights(demo):
+    before = weights(demo / "sft" / "global_step_4" / "huggingface")
+    after = weights(demo / "rl" / "global_step_3" / "actor" / "huggingface")
+    assert before.keys() == after.keys()
+    changed = [name for name in before if not before[name].equal(after[name])]
+    assert "model.language_model.layers.0.self_attn.q_proj.weight" in changed or len(changed) > len(before) / 2
+
+
+def test_vllm_follows_the_actor(demo):
+    """In step 2 vLLM and the actor agree far closer than the policies before and after step 1 do."""
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    def probabilities(folder: Path):
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.no_grad():
+            return model(input_ids=torch.arange(20, 60)[None]).logits.softmax(-1)
+
+    before = probabilities(demo / "sft" / "global_step_4" / "huggingface")
+    after = probabilities(demo / "rl" / "global_step_3" / "actor" / "huggingface")
+    moved = (before - after).abs().max().item()
+    apart = logged_steps(demo / "logs" / "rl-000.jsonl")[2]["training/rollout_probs_diff_max"]
+    assert moved > 1e-3
+    assert apart < moved / 10
+
+
+def test_rl_resumes_from_its_last_checkpoint(demo):
+    assert sorted(logged_steps(demo / "logs" / "rl-001.jsonl")) == [2, 3]  # 2: validation before going on
+    assert "training/global_step" not in logged_steps(demo / "logs" / "rl-001.jsonl")[2]
+
+
+def test_a_finished_stage_is_not_run_again(demo):
+    output = (demo / "output.txt").read_text()
+    assert "toy: done before" in output
+    assert "sft: done before" in output
+    assert "rl: going on" in output
+    assert len(list((demo / "logs").glob("sft-*.jsonl"))) == 1
+
+
+def test_the_summary_holds_what_was_measured(demo):
+    summary = json.loads((demo / "summary.json").read_text())
+    for stage in ("sft", "rl"):
+        figures = summary[stage]
+        assert figures["pairs"] == 4
+        low, high = figures["accuracy_ci95"]
+        assert 0 <= low <= figures["accuracy"] <= high <= 1
+        assert 0 <= figures["voting_accuracy"] <= 1
+        assert 0 <= figures["unparsable"] <= 1
+        assert figures["mean_response_tokens"] > 0
+        assert {"consistency", "position_bias"} <= figures.keys()
+    assert summary["steps"] == 3
+    assert {"install", "sft", "rl", "eval"} <= summary["seconds"].keys()
+    assert summary["seconds"]["install"] == 1
+    assert all(seconds > 0 for seconds in summary["seconds"].values())
+
+
+def test_the_report_shows_the_run(demo):
+    page = (demo / "report.html").read_text()
+    assert "SFT + RL" in page
+    assert page.count("data:image/png;base64,") >= 2
+    assert (demo / "report.md").exists()
+    assert str(demo / "report.html") in (demo / "output.txt").read_text()
+
+
+def test_every_step_logs_the_algorithm(demo):
+    steps = logged_steps(demo / "logs" / "rl-000.jsonl")
+    for key in (
+        "actor/pre_clip_low",
+        "actor/pre_clip_high",
+        "actor/pg_clipfrac",
+        "actor/ppo_kl",
+        "stable_reinforce/filtered_tokens",
+        "stable_reinforce/filtered_samples",
+        "stable_reinforce/max_abs_z",
+    ):
+        assert key in steps[1], key
+
+
+def test_another_demo_does_not_take_the_folder(demo):
+    command = [sys.executable, "-m", "r1reward_verl.cli", "demo", "--out", str(demo), "--rl-steps", "7"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ.copy())
+    assert result.returncode == 1
+    assert "holds a demo with other settings" in result.stderr
+    assert "'rl_steps': (3, 7)" in result.stderr
