@@ -28,8 +28,6 @@ MAX_LOG_RATIO = 88.0
 REFERENCE_LIMIT = 10.0
 # verl's masked_whiten adds the same to the variance.
 VARIANCE_EPSILON = 1e-8
-# A mean of equal values misses them by some 1e-14 of itself: so small a spread is rounding, not signal.
-ROUNDING = 1e-12
 # Within a chunk gamma^k stays above e^-50 = 2e-22, far from float32's underflow.
 MAX_DISCOUNT_EXPONENT = 50.0
 # What the next token gets through such a discount, no float32 sum can hold: it is zero.
@@ -62,7 +60,7 @@ class _Moments(NamedTuple):
         if size == 0.0:
             return cls(0.0, 0.0, 0.0)
         # A float32 mean of equal values can miss them by a rounding error, and standardising would blow that
-        # up: the mean of what is left corrects it.
+        # up. The mean of what is left corrects it, exactly: those are a few units in the last place each.
         mean = _rounded(values.sum().item() / size, values.dtype)
         centred = (values - mean).mul_(counted)
         correction = centred.sum().item() / size
@@ -78,11 +76,8 @@ class _Moments(NamedTuple):
         return _Moments(size, self.mean + apart * share, deviation)
 
     def standardise(self, values: Tensor, counted: Tensor, out: Tensor) -> None:
-        """Write (values - mean) / sqrt(unbiased variance + epsilon) into `out`, zeros without spread."""
+        """Write (values - mean) / sqrt(unbiased variance + epsilon) into `out`."""
         variance = self.deviation / max(self.size - 1.0, 1.0)
-        if variance <= (ROUNDING * self.mean) ** 2:
-            out.zero_()
-            return
         # The mean in two pieces, as tensor arithmetic would round it to the tensor's dtype.
         rounded = _rounded(self.mean, values.dtype)
         torch.sub(values, rounded, out=out)
@@ -140,16 +135,16 @@ def _discounted_sums(rewards: Tensor, valid: Tensor, gamma: float) -> Tensor:
         counted = counted.new_ones(1, tokens)
     chunk = max(1, min(tokens, int(MAX_DISCOUNT_EXPONENT / -math.log(gamma))))
     padding = (0, -tokens % chunk)
-    counts = torch.nn.functional.pad(counted, padding).view(len(counted), -1, chunk)
+    counts = torch.nn.functional.pad(counted, padding).reshape(len(counted), -1, chunk)
     powers = torch.ones_like(counts, dtype=torch.float64).masked_fill_(counts.bool(), gamma).cumprod_(-1)
     discount, growth = powers.to(rewards.dtype), powers.reciprocal().to(rewards.dtype)
     padded = torch.nn.functional.pad(rewards, padding) if padding[1] else rewards
-    sums = padded.view(batch, -1, chunk).mul_(growth).cumsum_(-1)
+    sums = padded.reshape(batch, -1, chunk).mul_(growth).cumsum_(-1)
     if sums.shape[1] > 1:
         chunk_discount = discount[..., -1]
         carried = _scan(sums[..., -1] * chunk_discount, chunk_discount)
         sums[:, 1:] += carried[:, :-1, None]
-    return sums.mul_(discount).view(batch, -1)[:, :tokens]
+    return sums.mul_(discount).reshape(batch, -1)[:, :tokens]
 
 
 def _scan(values: Tensor, decay: Tensor) -> Tensor:

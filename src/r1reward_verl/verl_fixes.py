@@ -11,14 +11,18 @@ from typing import Any
 
 import torch
 
+# verl's mRoPE position ids have 3 or 4 (time, height and width, and the text's positions before them).
+MOST_ROPE_DIMS = 4
+
 
 def ragged_position_ids(position_ids: torch.Tensor) -> torch.Tensor:
     """Return 3D (mRoPE) position ids as a nested tensor that is ragged in the token dimension.
 
-    `torch.nested.as_nested_tensor` takes the first dimension in which samples differ as the ragged one. Where all
-    samples of a batch have the same length, or there is one sample, nothing differs and it takes the rope
-    dimension instead; verl then relabels the ragged dimension without rearranging the values, and the next
-    `unbind` fails with "split_with_sizes expects split_sizes to sum exactly" (verl issue 6531).
+    Two things go wrong on their way to verl's workers (verl issue 6531). `torch.nested.as_nested_tensor` takes the
+    first dimension in which samples differ as the ragged one; where all samples of a batch have the same length,
+    or there is one sample, it takes the rope dimension. And a consolidated TensorDict forgets which dimension was
+    ragged when it is pickled. verl relabels both; the first then has its values in the wrong order, and the next
+    `unbind` fails.
 
     Args:
         position_ids: jagged nested tensor over samples of shape (rope_dims, tokens).
@@ -27,15 +31,14 @@ def ragged_position_ids(position_ids: torch.Tensor) -> torch.Tensor:
         The same samples, ragged in tokens: values of shape (rope_dims, total_tokens).
     """
     values, offsets = position_ids.values(), position_ids.offsets()
-    samples = offsets.numel() - 1
-    total = int(offsets[-1])
-    if values.shape[0] == total and total % samples == 0 and values.shape[-1] * samples != total:
-        rope_dims, tokens = total // samples, values.shape[-1]
-        stacked = values.reshape(samples, rope_dims, tokens).permute(1, 0, 2).reshape(rope_dims, samples * tokens)
-        starts = torch.arange(samples + 1, dtype=offsets.dtype, device=offsets.device) * tokens
-        position_ids = torch.nested.nested_tensor_from_jagged(values=stacked, offsets=starts)
-    position_ids._ragged_idx = 2
-    return position_ids
+    rows, columns = values.shape
+    samples, total = offsets.numel() - 1, int(offsets[-1])
+    # Square values (32 samples of 128 tokens and 4 rope dims) could be ragged in either dimension.
+    if rows == total and (columns != total or rows > MOST_ROPE_DIMS):
+        rope_dims = rows // samples
+        values = values.reshape(samples, rope_dims, columns).transpose(0, 1).reshape(rope_dims, samples * columns)
+        offsets = torch.arange(samples + 1, dtype=offsets.dtype, device=offsets.device) * columns
+    return torch.nested.nested_tensor_from_jagged(values, offsets, jagged_dim=2)
 
 
 def install_position_ids_fix(tensordict_utils: ModuleType) -> None:

@@ -59,7 +59,7 @@ class TestDiscountedReturns:
         returns = discounted_returns(tensor([[1.0, 8.0, 4.0, 9.0]]), tensor([[1, 0, 1, 0]]), gamma=0.5)
         assert returns.tolist() == [[3.0, 0.0, 4.0, 0.0]]
 
-    @pytest.mark.parametrize("gamma", [0.0, 1e-30, 1e-10, 0.3, 0.5, 0.9, 0.99, 0.999999, 1.0])
+    @pytest.mark.parametrize("gamma", [0.0, 1e-300, 1e-10, 0.3, 0.5, 0.9, 0.99, 0.999999, 1.0])
     @pytest.mark.parametrize("mask", ["right padding", "left padding", "gaps", "empty rows"])
     def test_equals_the_definition_over_4096_tokens(self, gamma: float, mask: str):
         generator = torch.Generator().manual_seed(0)
@@ -75,6 +75,14 @@ class TestDiscountedReturns:
         assert_close(discounted_returns(rewards, valid, gamma), expected, rtol=1e-10, atol=1e-10)
         single = discounted_returns(rewards.float(), valid, gamma)
         assert_close(single.double(), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("gamma", [0.1, 0.9, 1.0])
+    def test_inputs_need_not_be_contiguous(self, gamma: float):
+        generator = torch.Generator().manual_seed(0)
+        rewards = torch.randn(70, 5, generator=generator, dtype=torch.float64).T
+        mask = (torch.rand(70, 5, generator=generator) < 0.8).T
+        expected = returns_by_loop(rewards, mask, gamma)
+        assert_close(discounted_returns(rewards, mask, gamma), expected)
 
     @pytest.mark.parametrize("gamma", [0.5, 0.9, 0.99, 1.0])
     def test_a_reward_at_the_end_neither_overflows_nor_spoils_what_is_near_it(self, gamma: float):
@@ -118,7 +126,7 @@ class TestAdvantage:
 
     @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, -0.7, 1e6, 1e6 / 3])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (7, 13), (256, 300), (300, 1024)])
+    @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (7, 13), (256, 300), (300, 1024), (1, 100_000)])
     def test_equal_rewards_give_exact_zeros(self, reward: float, dtype: torch.dtype, shape: tuple[int, int]):
         rewards = torch.zeros(shape, dtype=dtype)
         rewards[:, -1] = reward
@@ -178,6 +186,9 @@ class TestAdvantage:
         advantages, _, statistics = stable_reinforce_advantage(tensor([[NAN], [1.0]]), torch.ones(2, 1))
         assert advantages.isnan().all()
         assert math.isnan(statistics.max_abs_z)
+        # the reference code turns it into zeros
+        advantages, _, _ = stable_reinforce_advantage(tensor([[NAN], [1.0]]), torch.ones(2, 1), bounds="reference")
+        assert not advantages.any()
 
     def test_statistics_count_tokens_and_whole_samples(self):
         # 40 one-token samples of 0 and one of two tokens, where only the first has a large return.
@@ -239,10 +250,12 @@ class TestFilter:
         assert filtered[0, 3] == 0.0
 
     def test_reference_interval_lies_around_the_raw_mean(self):
-        # raw mean 2: kept is [-1, 5], and of a raw mean of 9, [6, 12], only what is at most 10
+        # raw mean 2: kept is [-1, 5]; of a raw mean of 9, [6, 12], only what is at most 10; of -9 alike
         z = tensor([[-1.1, -1.0, 5.0, 5.1, 9.9, 10.1, NAN, INF]])
         kept_around_2 = filter_advantages(z, torch.ones(1, 8), 3.0, bounds="reference", raw_mean=2.0)
         kept_around_9 = filter_advantages(z, torch.ones(1, 8), 3.0, bounds="reference", raw_mean=9.0)
+        around_minus_9 = filter_advantages(-z, torch.ones(1, 8), 3.0, bounds="reference", raw_mean=-9.0)
+        assert around_minus_9.tolist() == (-kept_around_9).tolist()
         assert kept_around_2.tolist() == tensor([[0.0, -1.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0]]).tolist()
         assert kept_around_9.tolist() == tensor([[0.0, 0.0, 0.0, 0.0, 9.9, 0.0, 0.0, 0.0]]).tolist()
 
