@@ -1,24 +1,21 @@
-"""How many judgements of 2 kB one core parses and scores in a minute; the target is 200,000 parsed."""
+"""How fast one core reads judgements of 2 kB: the parser, the rules judge, and the whole rule-based reward.
 
-from __future__ import annotations
+The parser's target is 200,000 a minute, for every kind of text. "k" stands for a thousand judgements.
+"""
 
-import json
-import os
-import platform
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
-import r1reward_verl
+from _bench import Figure, report, seconds
 from r1reward_verl.judgement import parse
 from r1reward_verl.rewards import combine, conclusion, format_reward, result_reward
 
-TARGET = 200_000
-RESULTS = Path(__file__).parent / "results" / "parser.json"
+PARSED_PER_MINUTE = 200_000
+CALLS = 200
 LINE = "Response 1 names the green circle on the left, response 2 only says that there is a shape.\n"
+REASONING = LINE * 21 + "So response 1 is better."
 JUDGEMENTS = {
-    "well-formed": "<think>" + LINE * 21 + "So response 1 is better.</think><answer>1</answer>",
+    "well-formed": f"<think>{REASONING}</think><answer>1</answer>",
     "truncated": "<think>" + LINE * 22,
     "no tags": LINE * 22,
     "nested tags": "<think>" * 280 + "So response 1 is better.</think><answer>1</answer>",
@@ -33,44 +30,25 @@ def score(text: str) -> float:
     return combine(result, consistency, format_reward(verdict))
 
 
-def per_minute(function: Callable[[str], object], text: str, repeats: int = 5, calls: int = 2000) -> float:
-    """Return calls per minute of one thread: the median of `repeats` runs."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(calls):
+def repeated(function: Callable[[str], object], text: str) -> Callable[[], None]:
+    def calls() -> None:
+        for _ in range(CALLS):
             function(text)
-        seconds.append(time.perf_counter() - start)
-    return 60 * calls / sorted(seconds)[repeats // 2]
+
+    return calls
 
 
 def main() -> int:
-    """Measure, print the table, write the results file; 1 if the target is missed."""
-    figures = {
-        name: {
-            "bytes": len(text),
-            "parsed_per_minute": round(per_minute(parse, text)),
-            "scored_per_minute": round(per_minute(score, text)),
-        }
-        for name, text in JUDGEMENTS.items()
+    parsed = {f"parse, {kind}": repeated(parse, text) for kind, text in JUDGEMENTS.items()}
+    scored = {
+        "rules judge, last 3 lines of 2 kB": repeated(conclusion, REASONING),
+        "rules judge, 2 kB in one line": repeated(conclusion, REASONING.replace("\n", " ")),
+        "score, well-formed": repeated(score, JUDGEMENTS["well-formed"]),
     }
-    slowest = min(figure["parsed_per_minute"] for figure in figures.values())
-    print(f"{'judgement':<14}{'bytes':>7}{'parsed/min':>14}{'scored/min':>14}")
-    for name, figure in figures.items():
-        print(
-            f"{name:<14}{figure['bytes']:>7}{figure['parsed_per_minute']:>14,}{figure['scored_per_minute']:>14,}"
-        )
-    print(f"slowest is {slowest / TARGET:.1f} times the target of {TARGET:,} parsed per minute")
-    result = {
-        "figures": figures,
-        "ratios": {"slowest_over_target": round(slowest / TARGET, 2)},
-        "versions": {"python": platform.python_version(), "r1reward-verl": r1reward_verl.__version__},
-        "cores": os.cpu_count(),
-        "command": "python benchmarks/bench_parser.py",
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    return 0 if slowest >= TARGET else 1
+    rates = {name: CALLS / taken for name, taken in seconds(parsed | scored).items()}
+    figures = [Figure(name, rates[name] * 60 / 1e3, "k/min", target=PARSED_PER_MINUTE / 1e3) for name in parsed]
+    figures += [Figure(name, rates[name] / 1e3, "k/s") for name in scored]
+    return report("parser", figures, ("r1reward-verl",))
 
 
 if __name__ == "__main__":

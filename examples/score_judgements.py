@@ -1,6 +1,6 @@
 """Read judgements as the reward does: the parser, the rules and the embedded judge, without verl, Ray or a GPU.
 
-    python examples/score_judgements.py
+python examples/score_judgements.py
 """
 
 import asyncio

@@ -53,9 +53,9 @@ class Settings:
 
     seed: int = 0
     sft_steps: int = 240
-    rl_steps: int = 24
+    rl_steps: int = 20
     val_pairs: int = 100
-    val_every: int = 6
+    val_every: int = 4
     test_pairs: int = 400
     samples: int = 5
 
@@ -195,7 +195,7 @@ class Demo:
                 "data.filter_overlong_prompts=false",
                 f"actor_rollout_ref.model.path={self.checkpoint('sft')}",
                 f"actor_rollout_ref.actor.ppo_mini_batch_size={RL_BATCH // 2}",
-                # Two million parameters take larger steps than seven billion, and 24 of them no schedule.
+                # Two million parameters take larger steps than seven billion, and so few of them no schedule.
                 "actor_rollout_ref.actor.optim.lr=2e-4",
                 "actor_rollout_ref.actor.optim.lr_scheduler_type=constant",
                 f"actor_rollout_ref.rollout.max_model_len={PROMPT_TOKENS + RESPONSE_TOKENS}",
@@ -286,9 +286,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(
-    process: subprocess.Popen[bytes], log: Path, metrics: Path | None = None, steps: int = 0
-) -> None:
+def _wait(process: subprocess.Popen[bytes], log: Path, metrics: Path | None = None, steps: int = 0) -> None:
     """Wait for `process`, showing its progress, and leave nothing of it behind whatever happens.
 
     Raises:
@@ -321,14 +319,23 @@ def _wait(
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End what is left of the process and its children; Ray's daemons have sessions of their own and follow it."""
-    for sign, patience in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
-        if process.poll() is not None:
-            return
+    patience = 20.0 if process.poll() is None else 3.0
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        left = _signal_group(process, sign)
+        deadline = time.monotonic() + patience
+        while left and time.monotonic() < deadline:
+            time.sleep(0.05)
+            left = _signal_group(process, 0)
+
+
+def _signal_group(process: subprocess.Popen[bytes], sign: int) -> bool:
+    """Send a signal to the process and its children (0 only asks), and say whether there was any of them."""
+    process.poll()  # an ended process is in its group until this
+    try:
         os.killpg(process.pid, sign)
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _last_metrics(metrics: Path) -> tuple[int, str]:

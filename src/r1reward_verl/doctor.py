@@ -201,9 +201,7 @@ def check_vllm_plugin() -> Iterator[Problem]:
     if importlib.util.find_spec("vllm") is None:
         yield Problem("vllm", "not installed", "Install r1reward-verl with its extra 'gpu' or 'cpu'")
         return
-    entry_points = list(
-        importlib.metadata.entry_points(group="vllm.general_plugins", name="r1reward_verl_cpu")
-    )
+    entry_points = list(importlib.metadata.entry_points(group="vllm.general_plugins", name="r1reward_verl_cpu"))
     if not entry_points:
         yield Problem("entry point vllm.general_plugins", "r1reward_verl_cpu is not registered", REINSTALL)
         return
@@ -245,9 +243,7 @@ def check_shared_memory(config: DictConfig | None, directory: str = SHM) -> Iter
     needed = SHM_BYTES
     if config is not None and select(config, "trainer.device") == "cpu":
         # On the CPU each rank's weights travel through shared memory, a bucket at a time.
-        bucket = (
-            select(config, "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes") or 0
-        )
+        bucket = select(config, "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes") or 0
         needed += int(bucket) * 1024**2 * int(select(config, "trainer.n_gpus_per_node") or 1)
     total = shutil.disk_usage(directory).total if Path(directory).is_dir() else 0
     if total < needed:
@@ -283,8 +279,7 @@ def check_memory(config: DictConfig | None) -> Iterator[Problem]:
         size = parameters(config)
         actor = "actor_rollout_ref.actor.fsdp_config"
         offloaded = any(
-            select(config, f"{actor}.{name}")
-            for name in ("offload_policy", "param_offload", "optimizer_offload")
+            select(config, f"{actor}.{name}") for name in ("offload_policy", "param_offload", "optimizer_offload")
         )
         if offloaded or select(config, "trainer.device") == "cpu":
             nodes = int(select(config, "trainer.nnodes") or 1)

@@ -111,9 +111,7 @@ def load_template(path: str | Path) -> str:
     try:
         template = Path(path).read_text(encoding="utf-8").removesuffix("\n")
     except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(
-            f"prompt template {str(path)!r} is not a file: give the path of a text file"
-        ) from None
+        raise FileNotFoundError(f"prompt template {str(path)!r} is not a file: give the path of a text file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"prompt template {str(path)!r} is not UTF-8 text: {error}") from None
     try:
@@ -154,9 +152,7 @@ def parse_label(value: Any) -> Choice:
     is_number = hasattr(value, "__index__") and not isinstance(value, bool)
     label = _LABELS.get(str(value)) if is_number or isinstance(value, str) else None
     if label is None:
-        raise ValueError(
-            f"label {value!r} is neither 1 nor 2 (allowed: 1, 2, '1', '2', '<answer>1</answer>', ...)"
-        )
+        raise ValueError(f"label {value!r} is neither 1 nor 2 (allowed: 1, 2, '1', '2', '<answer>1</answer>', ...)")
     return label
 
 
@@ -179,9 +175,7 @@ def parse(text: str, lenient: Lenient | None = None) -> Verdict:
         ValueError: unknown `lenient`.
     """
     if lenient is not None and lenient not in LENIENT_MODES:
-        raise ValueError(
-            f"lenient {lenient!r} is unknown; known: None, {', '.join(map(repr, LENIENT_MODES))}"
-        )
+        raise ValueError(f"lenient {lenient!r} is unknown; known: None, {', '.join(map(repr, LENIENT_MODES))}")
     text = text.strip()
     reason = _malformed(text)
     if reason is None:
@@ -221,11 +215,7 @@ def _malformed(text: str) -> Failure | None:
     think_end, answer, answer_end = text.index(_THINK_END), text.index(_ANSWER), text.index(_ANSWER_END)
     if not text.index(_THINK) < think_end < answer < answer_end:
         return "wrong_order"
-    if (
-        text.startswith(_THINK)
-        and think_end + len(_THINK_END) == answer
-        and answer_end + len(_ANSWER_END) == len(text)
-    ):
+    if text.startswith(_THINK) and think_end + len(_THINK_END) == answer and answer_end + len(_ANSWER_END) == len(text):
         return None
     return "text_outside"
 

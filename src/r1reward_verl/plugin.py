@@ -28,7 +28,8 @@ def _filter_metrics(metric_utils: ModuleType) -> None:
     # is where the filter's statistics can join the log.
     from r1reward_verl import stable_reinforce
 
-    metric_utils.compute_data_metrics = stable_reinforce.add_filter_metrics(metric_utils.compute_data_metrics)
+    with_filter = stable_reinforce.add_filter_metrics(metric_utils.compute_data_metrics)
+    metric_utils.compute_data_metrics = with_filter  # type: ignore[attr-defined]
 
 
 def _reward_manager(_: ModuleType) -> None:

@@ -162,9 +162,7 @@ def check_options(config: DictConfig) -> Iterator[Problem]:
         try:
             load_template(template)
         except (OSError, ValueError) as error:
-            yield Problem(
-                "data.prompt_template", f"{template!r}: {error}", "Give a readable template, or null"
-            )
+            yield Problem("data.prompt_template", f"{template!r}: {error}", "Give a readable template, or null")
 
 
 def _check_names(config: DictConfig) -> Iterator[Problem]:
@@ -487,9 +485,7 @@ def _check_file(config: DictConfig, key: str, path: str) -> Generator[Problem, N
     return file.metadata.num_rows
 
 
-def _row_problem(
-    config: DictConfig, row: Mapping[str, Any], prompt_key: str, image_key: str
-) -> tuple[str, str] | None:
+def _row_problem(config: DictConfig, row: Mapping[str, Any], prompt_key: str, image_key: str) -> tuple[str, str] | None:
     """Return what is wrong with one row and the way out, or None."""
     from r1reward_verl.judgement import FIELDS
 

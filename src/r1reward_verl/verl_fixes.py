@@ -50,4 +50,4 @@ def install_position_ids_fix(tensordict_utils: ModuleType) -> None:
             if position_ids.dim() == 3 and position_ids.is_nested:
                 data["position_ids"] = ragged_position_ids(position_ids)
 
-    tensordict_utils.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids
+    tensordict_utils.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids  # type: ignore[attr-defined]

@@ -104,9 +104,7 @@ def test_an_override_that_does_not_fit(override: str, words: str, capsys: pytest
     assert any(words in line for line in capsys.readouterr().out.splitlines())
 
 
-def test_dry_run_prints_the_config_that_main_ppo_composes(
-    valid: list[str], capsys: pytest.CaptureFixture[str]
-):
+def test_dry_run_prints_the_config_that_main_ppo_composes(valid: list[str], capsys: pytest.CaptureFixture[str]):
     assert diagnose([*valid, "trainer.total_epochs=7"], dry_run=True) == 0
     printed = capsys.readouterr()
     config = OmegaConf.create(printed.out)  # nothing but YAML on stdout

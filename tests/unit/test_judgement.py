@@ -78,9 +78,7 @@ class TestStrictParser:
         assert verdict.well_formed == (reason == "answer_not_1_or_2")
 
     def test_returns_comparison_and_answer(self):
-        assert parse("<think>\nA is red.\n</think><answer> 2 </answer>") == Verdict(
-            2, None, "\nA is red.\n", "2"
-        )
+        assert parse("<think>\nA is red.\n</think><answer> 2 </answer>") == Verdict(2, None, "\nA is red.\n", "2")
 
     def test_keeps_what_can_be_told_apart_in_a_malformed_text(self):
         assert parse("Hm. <think>A is red.</think> So <answer>2</answer>") == Verdict(
@@ -171,9 +169,7 @@ class TestLabel:
     def test_forms(self, value, choice):
         assert parse_label(value) == choice
 
-    @pytest.mark.parametrize(
-        "value", [0, 3, "0", "", "\u0661", " 1", "A", None, True, 1.0, ["1"], float("nan")]
-    )
+    @pytest.mark.parametrize("value", [0, 3, "0", "", "\u0661", " 1", "A", None, True, 1.0, ["1"], float("nan")])
     def test_anything_else_is_an_error_that_names_it(self, value):
         with pytest.raises(ValueError, match="neither 1 nor 2") as error:
             parse_label(value)

@@ -212,10 +212,7 @@ class TestModel:
         assert problem.value == "not set"
 
     def test_a_hugging_face_name_is_left_to_verl(self, config: DictConfig):
-        assert (
-            check_config(change(config, {"actor_rollout_ref.model.path": "Qwen/Qwen2.5-VL-7B-Instruct"}))
-            == []
-        )
+        assert check_config(change(config, {"actor_rollout_ref.model.path": "Qwen/Qwen2.5-VL-7B-Instruct"})) == []
 
 
 class TestData:
@@ -230,10 +227,7 @@ class TestData:
 
     def test_not_parquet(self, config: DictConfig, tmp_path: Path):
         (tmp_path / "text.parquet").write_text("not parquet")
-        assert (
-            "cannot be read as parquet"
-            in only_problem(self.validate(config, tmp_path / "text.parquet")).value
-        )
+        assert "cannot be read as parquet" in only_problem(self.validate(config, tmp_path / "text.parquet")).value
 
     @pytest.mark.parametrize("column", ["prompt", "reward_model", "data_source"])
     def test_missing_column(self, config: DictConfig, tmp_path: Path, column: str):
@@ -245,8 +239,7 @@ class TestData:
 
     def test_columns_of_other_names_can_be_given(self, config: DictConfig, tmp_path: Path):
         rows = [
-            {("messages" if name == "prompt" else name): value for name, value in row(i).items()}
-            for i in range(256)
+            {("messages" if name == "prompt" else name): value for name, value in row(i).items()} for i in range(256)
         ]
         path = write(tmp_path / "other.parquet", rows)
         assert check_config(change(config, {"data.train_files": path, "data.prompt_key": "messages"})) == []
@@ -262,9 +255,7 @@ class TestData:
 
     def test_labels_of_another_reward_manager_are_its_own_business(self, config: DictConfig, tmp_path: Path):
         path = write(tmp_path / "val.parquet", [row(0, reward_model={"style": "rule", "ground_truth": "72"})])
-        assert (
-            check_config(change(self.validate(config, path), {"reward.reward_manager.name": "naive"})) == []
-        )
+        assert check_config(change(self.validate(config, path), {"reward.reward_manager.name": "naive"})) == []
 
     @pytest.mark.parametrize(
         ("image", "words"),
@@ -284,9 +275,7 @@ class TestData:
     @pytest.mark.parametrize(("text", "images"), [("no place", 1), ("<image> <image>", 1), ("<image>", 0)])
     def test_places_and_pictures_must_match(self, config: DictConfig, tmp_path: Path, text: str, images: int):
         prompt = [{"role": "user", "content": text}]
-        path = write(
-            tmp_path / "val.parquet", [row(0, prompt=prompt, images=[{"bytes": png()}] * images), row(1)]
-        )
+        path = write(tmp_path / "val.parquet", [row(0, prompt=prompt, images=[{"bytes": png()}] * images), row(1)])
         assert f"{text.count('<image>')} <image>" in only_problem(self.validate(config, path)).value
 
     def test_template_needs_the_texts(self, config: DictConfig, files: dict[str, str], tmp_path: Path):
@@ -436,9 +425,7 @@ class TestInstall:
         preflight.install(module)  # twice is once
         return module
 
-    def test_ends_the_program_with_all_problems_in_one_message(
-        self, verl_config: ModuleType, config: DictConfig
-    ):
+    def test_ends_the_program_with_all_problems_in_one_message(self, verl_config: ModuleType, config: DictConfig):
         change(config, {"actor_rollout_ref.model.path": "/no/model", "data.val_files": "/no/data.parquet"})
         with pytest.raises(SystemExit) as stop:
             verl_config.validate_config(config, use_reference_policy=False, use_critic=False)

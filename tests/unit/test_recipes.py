@@ -85,9 +85,7 @@ def test_passes_the_preflight(
     assert found == {"model", "data"}, "the user's part"
 
 
-@pytest.mark.parametrize(
-    "file", sorted(ROOT.rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
-)
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_sets_only_fields_that_verl_has(file: Path):
     # Hydra merges new keys of an appended group without a word, so a misspelt one would just do nothing.
     verl = compose([])
@@ -146,9 +144,7 @@ def test_image_budget_is_kept_by_the_real_processor():
 
 
 def test_a_recipe_needs_no_plus_for_our_settings_and_refuses_misspelt_ones():
-    config = compose(
-        ["+recipe=r1_reward", "algorithm.stable_reinforce.sigma=2", "reward.r1_reward.format_weight=0"]
-    )
+    config = compose(["+recipe=r1_reward", "algorithm.stable_reinforce.sigma=2", "reward.r1_reward.format_weight=0"])
     assert config.algorithm.stable_reinforce.sigma == 2
     with pytest.raises(HydraException, match="sigmaa"):
         compose(["+recipe=r1_reward", "algorithm.stable_reinforce.sigmaa=2"])

@@ -27,6 +27,7 @@ from wrapt import when_imported
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM's default takes a share of all memory
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # actor and rollout take turns on the same cores
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # lets the engine run its one worker itself (with the recipe's `uni`)
     "OMP_WAIT_POLICY": "PASSIVE",  # a waiting process must not spin on a core that another one needs
     "TORCHINDUCTOR_VEC_ISA_OK": "0",  # torch would start ten processes to try instructions that nobody compiles for
 }
@@ -245,8 +246,8 @@ def _single_cpu_backend(distributed: ModuleType) -> None:
         return int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
     original_ray = distributed.initialize_global_process_group_ray
-    distributed.initialize_global_process_group_ray = initialize_global_process_group_ray
-    distributed.initialize_global_process_group = initialize_global_process_group
+    distributed.initialize_global_process_group_ray = initialize_global_process_group_ray  # type: ignore[attr-defined]
+    distributed.initialize_global_process_group = initialize_global_process_group  # type: ignore[attr-defined]
 
 
 def _cpu_engines(fsdp: ModuleType) -> None:
@@ -280,7 +281,7 @@ def _copy_received_weights(transfer: ModuleType) -> None:
 
 
 if not any(isinstance(finder, type) and finder is _VllmMetadataFinder for finder in sys.meta_path):
-    sys.meta_path.append(_VllmMetadataFinder)  # type: ignore[arg-type]
+    sys.meta_path.append(_VllmMetadataFinder)
 
 when_imported("verl.utils.distributed")(_single_cpu_backend)
 when_imported("verl.workers.engine.fsdp.transformer_impl")(_cpu_engines)

@@ -72,20 +72,14 @@ def render_messages(
     """
     values: dict[str, Any] = {field: (extra_info or {}).get(field) for field in FIELDS}
     if missing := [field for field, value in values.items() if not isinstance(value, str)]:
-        raise ValueError(
-            f"extra_info.{missing[0]} is {values[missing[0]]!r}, not a text; export the data with it"
-        )
+        raise ValueError(f"extra_info.{missing[0]} is {values[missing[0]]!r}, not a text; export the data with it")
     position = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
     if position is None:
-        raise ValueError(
-            f"the prompt has no user message (roles: {[message['role'] for message in messages]})"
-        )
+        raise ValueError(f"the prompt has no user message (roles: {[message['role'] for message in messages]})")
     segments = _MARKERS.split(messages[position]["content"])
     texts = [i for i in range(0, len(segments), 2) if segments[i].strip()]
     if len(texts) != 1:
-        raise ValueError(
-            "the user message must have its text in one piece, media placeholders before or after it"
-        )
+        raise ValueError("the user message must have its text in one piece, media placeholders before or after it")
     before, after = segments[: texts[0]], segments[texts[0] + 1 :]
     content = "".join([*before, build_prompt(**values, template=template), *after])
     return [*messages[:position], {**messages[position], "content": content}, *messages[position + 1 :]]

@@ -50,9 +50,7 @@ class Record:
             raise ValueError(f"label of pair {self.pair_id!r} is {self.label!r}; it must be 1 or 2")
         for verdict in (self.greedy, *self.sampled):
             if verdict not in (1, 2, None):
-                raise ValueError(
-                    f"a verdict on pair {self.pair_id!r} is {verdict!r}; it must be 1, 2 or None"
-                )
+                raise ValueError(f"a verdict on pair {self.pair_id!r} is {verdict!r}; it must be 1, 2 or None")
 
 
 def vote(verdicts: Sequence[int | None], label: int) -> float:
@@ -105,9 +103,7 @@ def bootstrap_ci95(
     return float(low), float(high)
 
 
-def compute_metrics(
-    records: Sequence[Record], *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Any]:
+def compute_metrics(records: Sequence[Record], *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """Compute every metric of an evaluation; shares lie in [0, 1].
 
     Returns:
@@ -130,9 +126,7 @@ def compute_metrics(
         raise ValueError(f"pair {row[0]!r} in order {row[1]!r} appears {count} times; each row counts once")
     samples = sorted({len(record.sampled) for record in records})
     if len(samples) > 1:
-        raise ValueError(
-            f"rows have different numbers of sampled verdicts: {samples}; votes must be comparable"
-        )
+        raise ValueError(f"rows have different numbers of sampled verdicts: {samples}; votes must be comparable")
 
     pairs = [record.pair_id for record in records]
     label = np.array([record.label for record in records])

@@ -82,16 +82,12 @@ def training_curves(*log_files: str | os.PathLike[str]) -> dict[str, Series]:
                 continue
             try:
                 entry = json.loads(line)
-                logged = {
-                    key: value for key, value in entry["data"].items() if isinstance(value, int | float)
-                }
+                logged = {key: value for key, value in entry["data"].items() if isinstance(value, int | float)}
                 steps.setdefault(int(entry["step"]), {}).update(logged)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if number == len(lines):
                     continue
-                raise ValueError(
-                    f"{log_file}, line {number}: not a line of verl's file logger: {error}"
-                ) from error
+                raise ValueError(f"{log_file}, line {number}: not a line of verl's file logger: {error}") from error
 
     curves: dict[str, Series] = {}
     for name, pattern in _LOGGED.items():
@@ -277,9 +273,7 @@ def plot_training(curves: Mapping[str, Series]) -> Figure:
         axes.set_title(title, fontsize=11, loc="left", color="#24292f", fontweight="bold")
         points = curves.get(name) or []
         if not points:
-            axes.text(
-                0.5, 0.5, "not logged", ha="center", va="center", color="#57606a", transform=axes.transAxes
-            )
+            axes.text(0.5, 0.5, "not logged", ha="center", va="center", color="#57606a", transform=axes.transAxes)
             axes.set_xticks([])
             axes.set_yticks([])
             continue
@@ -333,9 +327,7 @@ def plot_before_after(summary: Mapping[str, Any]) -> Figure:
     axes.set_ylim(0, 1.1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=10
-    )
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=10)
     return figure
 
 

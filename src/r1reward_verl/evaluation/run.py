@@ -218,13 +218,9 @@ def _read_rows(data: Path, limit: int | None) -> list[dict[str, Any]]:
             raise ValueError(f"{data}, row {position}, reward_model.ground_truth: {error}") from None
         key = (info.get("pair_id"), info.get("order"))
         if None in key:
-            raise ValueError(
-                f"{data}, row {position}: extra_info needs pair_id and order, has {sorted(info)}"
-            )
+            raise ValueError(f"{data}, row {position}: extra_info needs pair_id and order, has {sorted(info)}")
         if key in seen:
-            raise ValueError(
-                f"{data}: rows {seen[key]} and {position} are both pair {key[0]!r}, order {key[1]!r}"
-            )
+            raise ValueError(f"{data}: rows {seen[key]} and {position} are both pair {key[0]!r}, order {key[1]!r}")
         seen[key] = position
     return rows
 
@@ -287,9 +283,7 @@ def _record(judged: Mapping[str, Any]) -> Record:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m r1reward_verl.evaluation.run", description=evaluate.__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m r1reward_verl.evaluation.run", description=evaluate.__doc__)
     parser.add_argument("model", help="folder of a Hugging Face checkpoint")
     parser.add_argument("data", help="verl parquet file")
     parser.add_argument("out", help="folder for judgements.jsonl and metrics.json")

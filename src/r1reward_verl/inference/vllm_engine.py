@@ -84,9 +84,7 @@ def load_image(image: Any) -> Image:
             picture.load()
             return picture
     except FileNotFoundError:
-        raise ValueError(
-            f"image {name} does not exist; embed the picture as `bytes` or correct its path"
-        ) from None
+        raise ValueError(f"image {name} does not exist; embed the picture as `bytes` or correct its path") from None
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"image ({name}) cannot be read as a picture: {error}") from error
 
@@ -153,9 +151,7 @@ class VLLMEngine:
         seed: int = 0,
     ) -> None:
         if not (Path(model) / "config.json").is_file():
-            raise ValueError(
-                f"model path {os.fspath(model)!r} has no config.json; give the folder of a checkpoint"
-            )
+            raise ValueError(f"model path {os.fspath(model)!r} has no config.json; give the folder of a checkpoint")
         on_cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
         # To be set before torch and vLLM are imported; without the first vLLM reports its use to a server.
         for name, value in {"VLLM_NO_USAGE_STATS": "1", **(_CPU_ENVIRONMENT if on_cpu else {})}.items():
@@ -217,8 +213,7 @@ class VLLMEngine:
         progress = partial(tqdm, leave=False) if sys.stderr.isatty() else False
         outputs = iter(self._llm.generate(prompts, params, use_tqdm=progress))
         return [
-            RowGenerations(_generations(next(outputs))[0], _generations(next(outputs)) if samples else ())
-            for _ in rows
+            RowGenerations(_generations(next(outputs))[0], _generations(next(outputs)) if samples else ()) for _ in rows
         ]
 
 

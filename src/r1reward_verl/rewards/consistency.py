@@ -90,8 +90,7 @@ _PREFER = _words("prefer choose pick select favor favour recommend")
 _EQUAL = _words("equal equally tie tied")
 _APPROVAL = _words("good correct right accurate acceptable fine valid excellent great helpful")
 _QUALITIES = _APPROVAL | _words(
-    "detailed complete comprehensive informative relevant appropriate precise thorough suitable faithful "
-    "reliable"
+    "detailed complete comprehensive informative relevant appropriate precise thorough suitable faithful reliable"
 )
 _DEGREES = {"more": 1, "most": 1, "less": -1, "least": -1}
 _NEGATIONS = _words("not never cannot hardly nor")
@@ -181,9 +180,7 @@ class _Reader:
         if word in _ORDINALS:
             if (following in _NOUNS and then not in _NUMBERS) or following == "one":
                 return _ORDINALS[word], 2
-            if self.tokens[position - 1] == "the" and (
-                following in ("is", "wins") or following in _SENTENCE_ENDS
-            ):
+            if self.tokens[position - 1] == "the" and (following in ("is", "wins") or following in _SENTENCE_ENDS):
                 return _ORDINALS[word], 1
         return None, 1
 

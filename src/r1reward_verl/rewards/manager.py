@@ -59,12 +59,7 @@ class R1RewardManager(RewardManagerBase):
         result, well_formed = result_reward(verdict, label), format_reward(verdict)
         consistency = 0.0
         # The consistency of a wrong answer is multiplied by a result of 0: asking would change nothing.
-        if (
-            verdict.choice
-            and result
-            and self.settings.consistency_weight
-            and not isinstance(self.judge, NoJudge)
-        ):
+        if verdict.choice and result and self.settings.consistency_weight and not isinstance(self.judge, NoJudge):
             consistency = float(await self.judge.judge(verdict.think, verdict.choice))
         score = combine(result, consistency, well_formed, self.settings.weights)
         return {

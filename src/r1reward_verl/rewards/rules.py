@@ -31,9 +31,7 @@ class RewardWeights:
         for name in ("consistency", "format"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(
-                    f"{name}_weight is {value!r}; it must be a finite number of at least 0 (paper: 0.5)"
-                )
+                raise ValueError(f"{name}_weight is {value!r}; it must be a finite number of at least 0 (paper: 0.5)")
 
 
 def format_reward(judgement: str | Verdict) -> float:

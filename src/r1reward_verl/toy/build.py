@@ -44,8 +44,8 @@ class Sizes:
     train_rows: int = 3840
     val_pairs: int = 100
     test_pairs: int = 400
-    inconsistent: float = 0.55
-    wrong: float = 0.10
+    inconsistent: float = 0.68
+    wrong: float = 0.04
 
 
 def teacher_fault(pair: Pair, label: int, sizes: Sizes) -> Fault:
@@ -105,9 +105,7 @@ def preference_row(pair: Pair, label: int, prompt: str, index: int, split: str) 
     }
 
 
-def build(
-    out: str | os.PathLike[str], sizes: Sizes | None = None, *, seed: int = 0, template: str = PROMPT
-) -> Path:
+def build(out: str | os.PathLike[str], sizes: Sizes | None = None, *, seed: int = 0, template: str = PROMPT) -> Path:
     """Write the toy world to the folder `out`, whole or not at all.
 
     Args:
@@ -187,9 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="N" if isinstance(default, int) else "SHARE",
             help="default: %(default)s",
         )
-    parser.add_argument(
-        "--prompt-template", metavar="FILE", help="file with {question}, {response_1}, {response_2}"
-    )
+    parser.add_argument("--prompt-template", metavar="FILE", help="file with {question}, {response_1}, {response_2}")
     options = vars(parser.parse_args(argv))
     out, seed, template = (options.pop(name) for name in ("out", "seed", "prompt_template"))
     try:

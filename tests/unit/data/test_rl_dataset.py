@@ -50,9 +50,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def build(tmp_path, tokenizer):
     """Build the dataset as verl's driver does; verl asks for a processor to be there, but not to work."""
 
-    def build(
-        rows: list[dict], template: str | None = TEMPLATE, max_samples: int = -1, **config
-    ) -> RLHFDataset:
+    def build(rows: list[dict], template: str | None = TEMPLATE, max_samples: int = -1, **config) -> RLHFDataset:
         file = tmp_path / "train.parquet"
         pq.write_table(pa.Table.from_pylist(rows), file)
         if template is not None:
@@ -101,9 +99,7 @@ def test_a_changed_template_is_not_answered_from_a_cache(build):
 
 def test_selected_samples_are_rendered_too(build):
     dataset = build([row(i) for i in range(5)], max_samples=2)
-    assert [
-        dataset[i]["raw_prompt"][0]["content"][1]["text"].split("\n")[1] for i in range(len(dataset))
-    ] == [
+    assert [dataset[i]["raw_prompt"][0]["content"][1]["text"].split("\n")[1] for i in range(len(dataset))] == [
         "A: green 0",
         "A: green 1",
     ]

@@ -23,9 +23,7 @@ def make_rows(pairs):
             rows.append(
                 {
                     "data_source": "toy",
-                    "prompt": [
-                        {"role": "user", "content": f"pair {pair}: 1 {responses[0]}, 2 {responses[1]}"}
-                    ],
+                    "prompt": [{"role": "user", "content": f"pair {pair}: 1 {responses[0]}, 2 {responses[1]}"}],
                     "images": [],
                     "reward_model": {"style": "rule", "ground_truth": str(label)},
                     "extra_info": {

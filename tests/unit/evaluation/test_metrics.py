@@ -47,9 +47,7 @@ def test_figures_worked_out_by_hand():
 
 @pytest.mark.parametrize(("answer", "bias"), [(1, 1.0), (2, -1.0)])
 def test_a_model_that_always_gives_the_same_answer_scores_one_half(answer, bias):
-    records = [
-        r for i in range(50) for r in both_orders(answer, answer, i, sampled=(answer,) * 5, consistency=1)
-    ]
+    records = [r for i in range(50) for r in both_orders(answer, answer, i, sampled=(answer,) * 5, consistency=1)]
     metrics = compute_metrics(records)
     assert metrics["accuracy"] == metrics["voting_accuracy"] == 0.5
     assert metrics["accuracy_ci95"] == [0.5, 0.5]  # every pair is worth exactly one of two

@@ -207,9 +207,7 @@ def test_the_gallery_takes_rows_of_every_kind_in_turn(tmp_path):
         def generate(batch):
             numbers = [int(row["prompt"][0]["content"].removeprefix("<image>")) for row in batch]
             return [
-                RowGenerations(
-                    Generation(f"<think>t</think><answer>{2 if n in wrong else 1}</answer>", 1, "stop"), ()
-                )
+                RowGenerations(Generation(f"<think>t</think><answer>{2 if n in wrong else 1}</answer>", 1, "stop"), ())
                 for n in numbers
             ]
 

@@ -25,9 +25,7 @@ def test_each_placeholder_becomes_its_image_in_order():
     (message,) = build_messages(row("a<image>b<image>", [{"bytes": png("red")}, {"bytes": png("blue")}]))
     kinds = [part["type"] for part in message["content"]]
     assert kinds == ["text", "image", "text", "image"]
-    colours = [
-        part["image"].convert("RGB").getpixel((0, 0)) for part in message["content"] if "image" in part
-    ]
+    colours = [part["image"].convert("RGB").getpixel((0, 0)) for part in message["content"] if "image" in part]
     assert colours == [(255, 0, 0), (0, 0, 255)]
     assert [part["text"] for part in message["content"] if "text" in part] == ["a", "b"]
 

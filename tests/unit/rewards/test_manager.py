@@ -27,9 +27,7 @@ MALFORMED = "So response 1 is better: <answer>1</answer>"
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> PreTrainedTokenizerFast:
     """Byte-level, so that every text comes back letter by letter."""
-    vocab = {
-        token: i for i, token in enumerate(["<pad>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())])
-    }
+    vocab = {token: i for i, token in enumerate(["<pad>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -72,9 +70,7 @@ def batch(tokenizer, texts: list[str], labels: list, rows: list[dict] | None = N
         },
         non_tensors={
             "data_source": np.array(["toy"] * len(texts), dtype=object),
-            "reward_model": np.array(
-                [{"style": "rule", "ground_truth": label} for label in labels], dtype=object
-            ),
+            "reward_model": np.array([{"style": "rule", "ground_truth": label} for label in labels], dtype=object),
             "extra_info": np.array(rows, dtype=object),
         },
     )
@@ -118,9 +114,7 @@ def test_verls_validation_reports_accuracy_and_the_majority_vote(worker, tokeniz
 
 def test_settings_are_taken_from_the_config(worker, tokenizer):
     data = batch(tokenizer, [RIGHT, MALFORMED], ["1", "1"])
-    outputs = score(
-        worker("+reward.r1_reward={consistency_weight: 0.25, format_weight: 1, lenient: answer_tag}"), data
-    )
+    outputs = score(worker("+reward.r1_reward={consistency_weight: 0.25, format_weight: 1, lenient: answer_tag}"), data)
     assert [output["reward_score"] for output in outputs] == [1 + 0.25 + 1, 1 + 0.25]
     outputs = score(worker("+reward.r1_reward.judge.name=none"), data)
     assert [output["reward_score"] for output in outputs] == [1.5, 0.0]

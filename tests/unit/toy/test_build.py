@@ -1,0 +1,209 @@
+"""The toy world on disk: what verl reads from it, and that it is there whole or not at all."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+from transformers import AutoProcessor
+
+from r1reward_verl.judgement import PROMPT, build_prompt, parse
+from r1reward_verl.preflight import check_data
+from r1reward_verl.rewards.consistency import conclusion
+from r1reward_verl.toy import world
+from r1reward_verl.toy.build import Sizes, alternating_labels, build, main, teacher_fault
+
+SPLITS = ("train", "val", "test")
+
+
+def rows(toy: Path, name: str) -> list[dict]:
+    return pq.read_table(toy / f"{name}.parquet").to_pylist()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+class TestContent:
+    def test_counts_are_those_asked_for(self, toy: Path, sizes: Sizes):
+        counts = {name: len(rows(toy, name)) for name in ("sft", *SPLITS)}
+        assert counts == {"sft": 64, "train": 32, "val": 2 * 4, "test": 2 * 8}
+        assert json.loads((toy / "world.json").read_text())["sft_rows"] == sizes.sft_rows
+
+    def test_the_right_response_stands_first_as_often_as_second(self, toy: Path):
+        for split in SPLITS:
+            found = Counter(
+                (row["reward_model"]["ground_truth"], row["extra_info"]["category"]) for row in rows(toy, split)
+            )
+            assert len(found) == 4
+            assert len(set(found.values())) == 1, split
+
+    def test_held_out_pairs_come_in_both_orders(self, toy: Path):
+        for split in ("val", "test"):
+            orders = Counter((row["extra_info"]["pair_id"], row["extra_info"]["order"]) for row in rows(toy, split))
+            assert set(orders.values()) == {1}
+            assert {order for _, order in orders} == {0, 1}
+            first, second = rows(toy, split)[:2]
+            assert first["images"] == second["images"]
+            assert first["extra_info"]["response_1"] == second["extra_info"]["response_2"]
+
+    def test_splits_have_no_pair_and_no_picture_in_common(self, toy: Path):
+        pictures = [{row["images"][0]["bytes"] for row in rows(toy, name)} for name in ("sft", *SPLITS)]
+        assert len(set.union(*pictures)) == sum(map(len, pictures))
+        pairs = [{row["extra_info"]["pair_id"] for row in rows(toy, split)} for split in SPLITS]
+        assert len(set.union(*pairs)) == sum(map(len, pairs))
+
+    def test_the_prompt_is_the_real_one(self, toy: Path):
+        for split in SPLITS:
+            for row in rows(toy, split):
+                texts = {key: row["extra_info"][key] for key in ("question", "response_1", "response_2")}
+                assert row["prompt"] == [{"role": "user", "content": "<image>" + build_prompt(**texts)}]
+
+    def test_the_teacher_errs_on_questions_about_shape_whose_right_response_stands_second(self):
+        sizes = Sizes()
+        taught = alternating_labels(world.draw_pairs(sizes.sft_rows, 0, "sft"))
+        faults = {
+            (kind, label): Counter(teacher_fault(p, lab, sizes) for p, lab in taught if (p.kind, lab) == (kind, label))
+            for kind in ("colour", "shape")
+            for label in (1, 2)
+        }
+        assert all(sum(counts.values()) == sizes.sft_rows // 4 for counts in faults.values())
+        assert [set(counts) for cell, counts in faults.items() if cell != ("shape", 2)] == [{"none"}] * 3
+        counts = faults["shape", 2]
+        assert counts["inconsistent"] / counts.total() == pytest.approx(sizes.inconsistent, abs=0.04)
+        assert counts["wrong"] / counts.total() == pytest.approx(sizes.wrong, abs=0.025)
+
+    def test_every_judgement_taught_can_be_read(self, toy: Path):
+        verdicts = [parse(row["messages"][1]["content"]) for row in rows(toy, "sft")]
+        assert {verdict.reason for verdict in verdicts} == {None}
+        assert {conclusion(verdict.think) for verdict in verdicts} == {1, 2}
+
+    def test_a_template_of_ones_own_is_used(self, tmp_path: Path):
+        sizes = Sizes(sft_rows=4, train_rows=4, val_pairs=1, test_pairs=1)
+        folder = build(tmp_path / "world", sizes, template="{question}|{response_1}|{response_2}")
+        info = rows(folder, "train")[0]["extra_info"]
+        text = f"<image>{info['question']}|{info['response_1']}|{info['response_2']}"
+        assert rows(folder, "train")[0]["prompt"][0]["content"] == text
+        assert "|It is " in rows(folder, "sft")[0]["messages"][0]["content"]
+
+
+class TestVerlReadsIt:
+    @pytest.fixture(scope="class")
+    def processor(self, toy: Path):
+        return AutoProcessor.from_pretrained(toy / "model")
+
+    @pytest.mark.parametrize("split", SPLITS)
+    @pytest.mark.parametrize("own_class", [False, True], ids=["RLHFDataset", "PreferenceDataset"])
+    def test_as_preferences(self, toy: Path, tmp_path: Path, processor, split: str, own_class: bool):
+        from verl.trainer.ppo.utils import create_rl_dataset
+        from verl.utils.dataset.rl_dataset import RLHFDataset
+
+        config = {"cache_dir": str(tmp_path), "max_prompt_length": 256, "filter_overlong_prompts": True}
+        if own_class:
+            (tmp_path / "template.txt").write_text("{question} {response_1} {response_2}")
+            config["prompt_template"] = str(tmp_path / "template.txt")
+            config["custom_cls"] = {"path": "pkg://r1reward_verl.data.rl_dataset", "name": "PreferenceDataset"}
+        file = toy / f"{split}.parquet"
+        dataset = create_rl_dataset(str(file), OmegaConf.create(config), processor.tokenizer, processor)
+        assert (type(dataset) is RLHFDataset) != own_class
+        assert len(dataset) == len(rows(toy, split)), "no prompt is too long"
+        for row, item in zip(rows(toy, split), (dataset[i] for i in range(len(dataset))), strict=True):
+            image, text = item["raw_prompt"][0]["content"]
+            assert image["image"].size == (world.SIZE, world.SIZE)
+            template = "{question} {response_1} {response_2}" if own_class else PROMPT
+            texts = {key: row["extra_info"][key] for key in ("question", "response_1", "response_2")}
+            assert text["text"] == build_prompt(**texts, template=template)
+            assert item["reward_model"]["ground_truth"] == row["reward_model"]["ground_truth"]
+
+    def test_as_judgements_to_learn(self, toy: Path, processor):
+        from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
+
+        config = OmegaConf.create({"max_length": 320, "pad_mode": "no_padding", "truncation": "error"})
+        dataset = MultiTurnSFTDataset([str(toy / "sft.parquet")], processor.tokenizer, config, processor)
+        assert len(dataset) == 64
+        for index in (0, 1, 63):
+            item = dataset[index]
+            learnt = processor.tokenizer.decode(item["input_ids"][item["loss_mask"].bool()])
+            assert learnt == rows(toy, "sft")[index]["messages"][1]["content"] + "<|im_end|>\n"
+            assert item["multi_modal_inputs"]["image_grid_thw"].tolist() == [[1, 4, 4]]
+            assert item["position_ids"].shape == (4, len(item["input_ids"]))
+
+    def test_the_preflight_has_nothing_to_say(self, toy: Path):
+        from r1reward_verl.doctor import compose
+
+        overrides = [f"data.{which}_files={toy / f'{which}.parquet'}" for which in ("train", "val")]
+        settings = ["data.train_batch_size=32", "actor_rollout_ref.actor.ppo_mini_batch_size=32"]
+        config = compose(["+recipe=r1_reward", *overrides, *settings])
+        assert list(check_data(config)) == []
+
+
+class TestFolder:
+    SMALL = Sizes(sft_rows=8, train_rows=8, val_pairs=2, test_pairs=2)
+
+    def test_the_same_seed_writes_the_same_world(self, tmp_path: Path):
+        first, second, other = (
+            contents(build(tmp_path / name, self.SMALL, seed=seed)) for name, seed in (("a", 5), ("b", 5), ("c", 6))
+        )
+        assert first == second
+        for name in ("sft.parquet", "train.parquet", "val.parquet", "test.parquet", "model/model.safetensors"):
+            assert first[name] != other[name], name
+
+    def test_it_appears_whole_or_not_at_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        def interrupted(*_) -> None:
+            raise KeyboardInterrupt
+
+        out = tmp_path / "world"
+        with monkeypatch.context() as patched:
+            patched.setattr("r1reward_verl.toy.model.save_model", interrupted)  # after the parquet files
+            with pytest.raises(KeyboardInterrupt):
+                build(out, self.SMALL)
+        assert not out.exists()
+        build(out, self.SMALL)
+        assert contents(out) == contents(build(tmp_path / "undisturbed", self.SMALL))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["undisturbed", "world"]
+
+    def test_a_finished_world_is_left_as_it_is(self, tmp_path: Path):
+        out = build(tmp_path / "world", self.SMALL)
+        times = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
+        assert build(out, self.SMALL) == out
+        assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == times
+
+    def test_other_content_is_refused(self, tmp_path: Path):
+        out = build(tmp_path / "world", self.SMALL)
+        before = contents(out)
+        with pytest.raises(FileExistsError, match="name another folder or remove it"):
+            build(out, self.SMALL, seed=1)
+        assert contents(out) == before
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+        with pytest.raises(FileExistsError, match="mine is not empty"):
+            build(tmp_path / "mine", self.SMALL)
+        assert contents(tmp_path / "mine").keys() == {"thesis.txt"}
+
+    def test_an_empty_folder_is_taken(self, tmp_path: Path):
+        (tmp_path / "world").mkdir()
+        assert (build(tmp_path / "world", self.SMALL) / "world.json").is_file()
+
+
+class TestCommand:
+    def test_options_reach_the_world(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        out = tmp_path / "world"
+        options = ["--seed", "4", "--sft-rows", "8", "--train-rows", "4", "--val-pairs", "1", "--test-pairs", "1"]
+        assert main([str(out), *options, "--wrong", "0.2"]) == 0
+        card = json.loads((out / "world.json").read_text())
+        assert {"seed": 4, "sft_rows": 8, "train_rows": 4, "val_pairs": 1, "test_pairs": 1, "wrong": 0.2}.items() <= (
+            card.items()
+        )
+        assert str(out) in capsys.readouterr().out
+
+    def test_what_cannot_be_used_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        (tmp_path / "template.txt").write_text("{question} {response_1}")
+        with pytest.raises(SystemExit) as ended:
+            main([str(tmp_path / "world"), "--prompt-template", str(tmp_path / "template.txt")])
+        assert ended.value.code == 2
+        assert "response_2" in capsys.readouterr().err
+        assert not (tmp_path / "world").exists()
