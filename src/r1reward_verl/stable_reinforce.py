@@ -264,7 +264,7 @@ def stable_reinforce_advantage(
                 block.mul_(inside)
                 counted.mul_(inside)
             row_kept.append(counted.sum(-1))
-            peaks.append(max(-lowest, highest))
+            peaks.append(max(abs(lowest), abs(highest)))
             if renormalise:
                 kept.append(counted)
 
