@@ -1,7 +1,7 @@
 """Command to end of the first training step of `main_ppo` on the CPU, and what each lever takes off it.
 
 Every run is a new `python -m verl.trainer.main_ppo` on the same tiny toy world; a lever is measured by switching it off
-alone. Runs take turns, two rounds, and the shorter one counts: other work on the machine only ever adds.
+alone. Runs take turns; of several rounds the shortest run counts: other work on the machine only ever adds.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def first_step(toy: Path, environment: dict[str, str], overrides: list[str]) -> 
 def main() -> int:
     """Measure, print the table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     rounds = parser.parse_args().rounds
     runs: dict[str, tuple[dict[str, str], list[str]]] = {"as shipped": ({}, []), **WITHOUT}
     times: dict[str, list[float]] = {name: [] for name in runs}
