@@ -53,9 +53,9 @@ class Settings:
 
     seed: int = 0
     sft_steps: int = 240
-    rl_steps: int = 20
+    rl_steps: int = 15
     val_pairs: int = 100
-    val_every: int = 4
+    val_every: int = 3
     test_pairs: int = 400
     samples: int = 5
 
@@ -195,9 +195,8 @@ class Demo:
                 "data.filter_overlong_prompts=false",
                 f"actor_rollout_ref.model.path={self.checkpoint('sft')}",
                 f"actor_rollout_ref.actor.ppo_mini_batch_size={RL_BATCH // 2}",
-                # Two million parameters take larger steps than seven billion, and so few of them no schedule.
+                # Two million parameters take larger steps than seven billion.
                 "actor_rollout_ref.actor.optim.lr=2e-4",
-                "actor_rollout_ref.actor.optim.lr_scheduler_type=constant",
                 f"actor_rollout_ref.rollout.max_model_len={PROMPT_TOKENS + RESPONSE_TOKENS}",
                 f"actor_rollout_ref.rollout.max_num_seqs={RL_BATCH}",
                 "trainer.total_epochs=1",
