@@ -43,7 +43,7 @@ bench: setup  ## measure beside the peer; tables to the screen, figures to bench
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove what make and the demo wrote
-	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .install-start outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 
 requirements: setup  ## pin the versions anew (for maintainers)
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-annotate --no-header --no-emit-index-url \

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
 import json
 import os
 import shutil
@@ -22,11 +23,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from r1reward_verl.evaluation.run import write_json
 from r1reward_verl.toy.build import Sizes, build
 
 SFT_BATCH = 32
@@ -35,6 +37,9 @@ PROMPT_TOKENS = 256
 RESPONSE_TOKENS = 64
 TAIL = 30
 """Lines of a failed command's log that are shown."""
+# Loaded here: a child between fork and exec must not load libraries.
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,18 @@ class Demo:
         self.settings = settings
         self.install_seconds = install_seconds
         self.toy = self.out / "toy"
+        self._beat: Callable[[], object] = lambda: None
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "logs").mkdir(exist_ok=True)
         self._claim()
 
     def _claim(self) -> None:
+        # Held until this process ends, however it ends: two demos would write over each other's checkpoints.
+        self._lock = open(self.out / ".lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another demo is running in {self.out}; wait for it, or name another folder") from None
         file, wanted = self.out / "settings.json", asdict(self.settings)
         if file.exists():
             found = json.loads(file.read_text())
@@ -108,7 +120,7 @@ class Demo:
                     f"{self.out} holds a demo with other settings (there, asked for): {different}; "
                     "name another folder with --out, or remove that one"
                 )
-        _write_json(file, wanted)
+        write_json(file, wanted)
 
     def run(self) -> dict[str, Any]:
         """Run what has not been run yet and return the summary."""
@@ -124,24 +136,32 @@ class Demo:
 
     # --- stages ---
 
-    def _stage(self, name: str, work: Any) -> float:
+    def _stage(self, name: str, work: Callable[[], None]) -> float:
         """Run `work` unless it is done, and return the seconds it took, those of interrupted attempts included."""
         marker = self.out / "stages" / f"{name}.json"
         marker.parent.mkdir(exist_ok=True)
-        state = json.loads(marker.read_text()) if marker.exists() else {"done": False, "seconds": 0.0}
-        if state["done"]:
+        state = json.loads(marker.read_text()) if marker.exists() else None
+        if state and state["done"]:
             print(f"{name}: done before, in {state['seconds']:.0f} s", flush=True)
             return float(state["seconds"])
-        print(f"{name}: {'going on' if state['seconds'] else 'started'}", flush=True)
-        start = time.monotonic()
+        print(f"{name}: {'going on' if state else 'started'}", flush=True)
+        before, start = float(state["seconds"]) if state else 0.0, time.monotonic()
+
+        def note(done: bool) -> float:
+            seconds = before + time.monotonic() - start
+            write_json(marker, {"done": done, "seconds": seconds})
+            return seconds
+
+        self._beat = lambda: note(False)
+        self._beat()
         try:
             work()
-            state["done"] = True
-        finally:
-            state["seconds"] += time.monotonic() - start
-            _write_json(marker, state)
-        print(f"{name}: {state['seconds']:.0f} s", flush=True)
-        return float(state["seconds"])
+        except BaseException:
+            note(False)
+            raise
+        seconds = note(True)
+        print(f"{name}: {seconds:.0f} s", flush=True)
+        return seconds
 
     def _build_toy(self) -> None:
         build(self.toy, self.settings.sizes, seed=self.settings.seed)
@@ -153,7 +173,7 @@ class Demo:
             "sft",
             [
                 "verl.trainer.sft_trainer",
-                "+hardware=cpu_sft",
+                "+sft_hardware=cpu",
                 f"data.train_files={self.toy / 'sft.parquet'}",
                 f"data.train_batch_size={SFT_BATCH}",
                 f"data.max_length={PROMPT_TOKENS + RESPONSE_TOKENS}",
@@ -167,7 +187,8 @@ class Demo:
                 "trainer.total_epochs=1",
                 f"trainer.total_training_steps={steps}",
                 f"trainer.save_freq={max(1, steps // 2)}",
-                "trainer.max_ckpt_to_keep=1",
+                # Two: verl removes the older one before the new one can be resumed from.
+                "trainer.max_ckpt_to_keep=2",
                 f"trainer.default_local_dir={checkpoints}",
             ],
             steps,
@@ -203,7 +224,7 @@ class Demo:
                 f"trainer.total_training_steps={settings.rl_steps}",
                 f"trainer.save_freq={settings.val_every}",
                 f"trainer.test_freq={settings.val_every}",
-                "trainer.max_actor_ckpt_to_keep=1",
+                "trainer.max_actor_ckpt_to_keep=2",
                 f"trainer.default_local_dir={self.out / 'rl'}",
             ],
             settings.rl_steps,
@@ -218,9 +239,9 @@ class Demo:
         with open(log, "ab") as file:
             # Its progress bar is on standard error.
             process = subprocess.Popen(
-                command, env=_environment(), stdout=file, start_new_session=True, preexec_fn=_die_with_parent
+                command, env=_environment(), stdout=file, start_new_session=True, preexec_fn=_die_with_parent()
             )
-            _wait(process, log)
+            _wait(process, log, beat=self._beat)
 
     def _report(self, seconds: Mapping[str, float | None]) -> dict[str, Any]:
         from r1reward_verl.evaluation.report import pick_examples, table, training_curves, write_report
@@ -233,7 +254,7 @@ class Demo:
         curves = training_curves(*sorted((self.out / "logs").glob("rl-*.jsonl")))
         examples = pick_examples(self.toy / "test.parquet", folders, 8)
         write_report(self.out, summary, curves, examples)
-        _write_json(self.out / "summary.json", summary)
+        write_json(self.out / "summary.json", summary)
         print(table(summary))
         print(f"\nreport: {self.out / 'report.html'}\nfigures: {self.out / 'summary.json'}")
         return summary
@@ -262,21 +283,32 @@ class Demo:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent(),
             )
-            _wait(process, log, metrics, steps)
+            _wait(process, log, metrics, steps, self._beat)
         if not self.checkpoint(stage).is_dir():
             raise StageFailed(f"{stage} ended without the checkpoint {self.checkpoint(stage)}; its log is {log}")
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "VERL_PLATFORM": "cpu", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    # A cluster that the user works with is not for the toy.
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return {**inherited, "VERL_PLATFORM": "cpu", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def _die_with_parent() -> None:
-    """Have Linux end this process when the demo dies: a second demo must not meet the first one's training."""
-    parent_death_signal = 1
-    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+def _die_with_parent() -> Callable[[], None]:
+    """Return what a child runs first, so that Linux ends it when the demo dies.
+
+    A demo that was killed and started again must not meet the first one's training.
+    """
+    parent = os.getpid()
+
+    def tie() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the tie held
+            os._exit(1)
+
+    return tie
 
 
 def _free_port() -> int:
@@ -285,27 +317,35 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(process: subprocess.Popen[bytes], log: Path, metrics: Path | None = None, steps: int = 0) -> None:
+def _wait(
+    process: subprocess.Popen[bytes],
+    log: Path,
+    metrics: Path | None = None,
+    steps: int = 0,
+    beat: Callable[[], object] = lambda: None,
+) -> None:
     """Wait for `process`, showing its progress, and leave nothing of it behind whatever happens.
+
+    `beat` is called now and then meanwhile.
 
     Raises:
         StageFailed: it ended with an error.
     """
     from tqdm import tqdm
 
+    # A command without metrics shows a progress bar of its own.
+    name = metrics.stem.rsplit("-", 1)[0] if metrics else None
     try:
-        if metrics is None:
-            process.wait()
-        else:
-            with tqdm(total=steps, unit="step", desc=metrics.stem.rsplit("-", 1)[0]) as progress:
-                while process.poll() is None:
-                    time.sleep(0.5)
+        with tqdm(total=steps, unit="step", desc=name, disable=metrics is None) as progress:
+            running = True
+            while running:
+                running = process.poll() is None
+                time.sleep(0.5 if running else 0.0)
+                beat()
+                if metrics is not None:
                     step, note = _last_metrics(metrics)
-                    if step > progress.n:
-                        progress.set_postfix_str(note, refresh=False)
-                        progress.update(step - progress.n)
-                step, _ = _last_metrics(metrics)
-                progress.update(max(0, step - progress.n))
+                    progress.set_postfix_str(note, refresh=False)
+                    progress.update(max(0, step - progress.n))
     finally:
         _end_group(process)
     if process.returncode != 0:
@@ -352,12 +392,6 @@ def _last_metrics(metrics: Path) -> tuple[int, str]:
             if key in entry["data"]:
                 note = f"{word} {entry['data'][key]:.3f}"
     return step, note
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    beside = file.with_name(f"{file.name}.new")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
-    beside.replace(file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 SETTINGS = {
-    "sft-steps": 4,
+    "sft-steps": 60,  # enough for well-formed judgements, so that rewards differ
     "rl-steps": 3,
     "val-pairs": 2,
     "val-every": 1,
@@ -29,20 +29,22 @@ def start_demo(out: Path) -> subprocess.Popen:
 
 
 def logged_steps(log: Path) -> dict[int, dict[str, float]]:
+    """Read verl's metrics file, which it may be writing."""
     if not log.exists():
         return {}
-    lines = log.read_text().splitlines()
+    lines = log.read_text().split("\n")[:-1]
     return {entry["step"]: entry["data"] for entry in map(json.loads, lines)}
 
 
-def training_processes() -> list[int]:
+def training_processes(out: Path) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if b"verl.trainer.main_ppo" in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
+        if "verl.trainer.main_ppo" in command and str(out) in command:
+            found.append(int(process.name))
     return found
 
 
@@ -51,24 +53,32 @@ def demo(tmp_path_factory) -> Path:
     """A finished demo that was killed after its second RL step and then started again."""
     out = tmp_path_factory.mktemp("demo") / "demo"
     first = start_demo(out)
-    checkpoint = out / "rl" / "latest_checkpointed_iteration.txt"
-    log = out / "logs" / "rl-000.jsonl"
-    deadline = time.monotonic() + 900
-    while not (checkpoint.exists() and checkpoint.read_text().strip() == "2" and 2 in logged_steps(log)):
-        assert first.poll() is None, first.stdout.read()
-        assert time.monotonic() < deadline, "no second RL step within 15 minutes"
-        time.sleep(0.2)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    try:
+        checkpoint = out / "rl" / "latest_checkpointed_iteration.txt"
+        deadline = time.monotonic() + 900
+        while not (checkpoint.exists() and checkpoint.read_text().strip() == "2" and 2 in logged_steps(first_log(out))):
+            assert first.poll() is None, first.stdout.read()
+            assert time.monotonic() < deadline, "no second RL step within 15 minutes"
+            time.sleep(0.2)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
     deadline = time.monotonic() + 60
-    while training_processes():
+    while training_processes(out):
         assert time.monotonic() < deadline, "the training outlived the demo that was killed"
         time.sleep(0.5)
     second = start_demo(out)
-    output, _ = second.communicate()
+    try:
+        output, _ = second.communicate(timeout=900)
+    finally:
+        second.kill()
     assert second.returncode == 0, output
     (out / "output.txt").write_text(output)
     return out
+
+
+def first_log(out: Path) -> Path:
+    return out / "logs" / "rl-000.jsonl"
 
 
 def weights(folder: Path):
@@ -78,15 +88,18 @@ def weights(folder: Path):
 
 
 def test_rl_changes_the_weights(demo):
-    before = weights(demo / "sft" / "global_step_4" / "huggingface")
+    """By gradients: weight decay alone would shrink every weight by the same share."""
+    before = weights(demo / "sft" / "global_step_60" / "huggingface")
     after = weights(demo / "rl" / "global_step_3" / "actor" / "huggingface")
     assert before.keys() == after.keys()
-    changed = [name for name in before if not before[name].equal(after[name])]
-    assert "model.language_model.layers.0.self_attn.q_proj.weight" in changed or len(changed) > len(before) / 2
+    assert all(step["actor/grad_norm"] > 0 for number, step in logged_steps(first_log(demo)).items() if number > 0)
+    name = next(name for name in before if name.endswith("layers.0.self_attn.q_proj.weight"))
+    shrunk = before[name] * (after[name].norm() / before[name].norm())
+    assert (after[name] - shrunk).norm() > 1e-3 * before[name].norm()
 
 
 def test_vllm_follows_the_actor(demo):
-    """In step 2 vLLM and the actor agree far closer than the policies before and after step 1 do."""
+    """In step 2 vLLM and the actor agree far closer than the policies before and after RL do."""
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -95,12 +108,12 @@ def test_vllm_follows_the_actor(demo):
         with torch.no_grad():
             return model(input_ids=torch.arange(20, 60)[None]).logits.softmax(-1)
 
-    before = probabilities(demo / "sft" / "global_step_4" / "huggingface")
+    before = probabilities(demo / "sft" / "global_step_60" / "huggingface")
     after = probabilities(demo / "rl" / "global_step_3" / "actor" / "huggingface")
     moved = (before - after).abs().max().item()
-    apart = logged_steps(demo / "logs" / "rl-000.jsonl")[2]["training/rollout_probs_diff_max"]
-    assert moved > 1e-3
-    assert apart < moved / 10
+    apart = logged_steps(first_log(demo))[2]["training/rollout_probs_diff_max"]
+    assert moved > 1e-2
+    assert apart < moved / 5
 
 
 def test_rl_resumes_from_its_last_checkpoint(demo):
@@ -142,7 +155,7 @@ def test_the_report_shows_the_run(demo):
 
 
 def test_every_step_logs_the_algorithm(demo):
-    steps = logged_steps(demo / "logs" / "rl-000.jsonl")
+    steps = logged_steps(first_log(demo))
     for key in (
         "actor/pre_clip_low",
         "actor/pre_clip_high",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 10_000
+_Z95 = 1.959964
 _BLOCK = 4_000_000  # drawn clusters held at once, so that memory stays bounded for any number of pairs
 
 
@@ -76,6 +77,9 @@ def bootstrap_ci95(
 ) -> tuple[float, float]:
     """95% percentile interval of `sum(values) / sum(weights)` when whole clusters are drawn with replacement.
 
+    Where every cluster is all right or every cluster all wrong, resampling shows no spread at all; the interval is then
+    Wilson's for that many clusters.
+
     Args:
         values: (N,) numerators, for example 1 for a right verdict; 0 where the weight is 0.
         weights: (N,) denominators, 0 for rows that do not count.
@@ -92,13 +96,17 @@ def bootstrap_ci95(
     denominator = np.bincount(cluster, np.asarray(weights, np.float64))
     if not denominator.sum() > 0:
         raise ValueError(f"no interval: the weights of the {len(clusters)} rows sum to {denominator.sum()}")
+    counted, total = int((denominator > 0).sum()), denominator.sum()
+    if numerator.sum() in (0.0, total) and (numerator >= 0).all() and (numerator <= denominator).all():
+        margin = _Z95**2 / (counted + _Z95**2)
+        return (0.0, margin) if numerator.sum() == 0.0 else (1.0 - margin, 1.0)
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // len(numbers))
     estimates: list[NDArray[np.float64]] = []
     for start in range(0, resamples, block):
         drawn = rng.integers(len(numbers), size=(min(block, resamples - start), len(numbers)))
-        total = denominator[drawn].sum(axis=1)
-        estimates.append(numerator[drawn].sum(axis=1)[total > 0] / total[total > 0])
+        drawn_total = denominator[drawn].sum(axis=1)
+        estimates.append(numerator[drawn].sum(axis=1)[drawn_total > 0] / drawn_total[drawn_total > 0])
     low, high = np.quantile(np.concatenate(estimates), [0.025, 0.975])
     return float(low), float(high)
 

@@ -19,19 +19,29 @@ class RewardWeights:
     Attributes:
         consistency: a right answer gains this much if its reasoning supports it and loses as much if not.
         format: a well-formed judgement gains this much, right or wrong.
+        consistency_range: what an inconsistent (at most 0) and a consistent (at least 0) judgement count, before
+            the weight; [-1, 1] in the paper, [0, 1] rewards consistency without punishing its lack.
 
     Raises:
-        ValueError: a weight that is negative or not a finite number.
+        ValueError: a weight that is negative or not a finite number, or a range that does not hold 0.
     """
 
     consistency: float = 0.5
     format: float = 0.5
+    consistency_range: tuple[float, float] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
         for name in ("consistency", "format"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name}_weight is {value!r}; it must be a finite number of at least 0 (paper: 0.5)")
+        bounds = self.consistency_range
+        numbers = [value for value in bounds if isinstance(value, int | float) and not isinstance(value, bool)]
+        if len(bounds) != 2 or len(numbers) != 2 or not -math.inf < numbers[0] <= 0 <= numbers[1] < math.inf:
+            raise ValueError(
+                f"consistency_range is {list(bounds)!r}; it must be two numbers, one of at most 0 and one of at least 0 "
+                "(paper: [-1, 1])"
+            )
 
 
 def format_reward(judgement: str | Verdict) -> float:
@@ -71,4 +81,6 @@ def combine(result: float, consistency: float, format: float, weights: RewardWei
     judge could not tell and 1.0 if inconsistent; a well-formed wrong one 0.5 whatever the judge would say.
     """
     weights = weights or RewardWeights()
-    return result * (1 + weights.consistency * consistency) + weights.format * format
+    low, high = weights.consistency_range
+    worth = consistency * (high if consistency > 0 else -low)
+    return result * (1 + weights.consistency * worth) + weights.format * format

@@ -5,7 +5,7 @@ Free of verl, so that they can be checked before anything is started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -22,6 +22,7 @@ class RewardSettings:
         judge: who checks that reasoning and answer agree: `name` (see `consistency.JUDGES`) and its options.
         consistency_weight: see `RewardWeights.consistency`; with 0 the judge is never asked.
         format_weight: see `RewardWeights.format`.
+        consistency_range: see `RewardWeights.consistency_range`.
         lenient: how to read malformed judgements, see `r1reward_verl.judgement.parse`; None: not at all.
 
     Raises:
@@ -31,6 +32,7 @@ class RewardSettings:
     judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "rules"})
     consistency_weight: float = 0.5
     format_weight: float = 0.5
+    consistency_range: Sequence[float] = (-1.0, 1.0)
     lenient: Lenient | None = None
 
     def __post_init__(self) -> None:
@@ -45,8 +47,12 @@ class RewardSettings:
 
     @property
     def weights(self) -> RewardWeights:
-        """The two weights, for `combine`."""
-        return RewardWeights(consistency=self.consistency_weight, format=self.format_weight)
+        """The weights, for `combine`."""
+        try:
+            low_and_high = tuple(self.consistency_range)
+        except TypeError:
+            low_and_high = (self.consistency_range,)
+        return RewardWeights(self.consistency_weight, self.format_weight, low_and_high)  # type: ignore[arg-type]
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None) -> RewardSettings:

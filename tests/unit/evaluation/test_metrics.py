@@ -58,7 +58,8 @@ def test_a_model_that_always_gives_the_same_answer_scores_one_half(answer, bias)
 def test_a_perfect_model():
     metrics = compute_metrics([r for i in range(50) for r in both_orders(1, 2, i, consistency=1)])
     assert metrics["accuracy"] == metrics["consistency"] == metrics["both_orders_accuracy"] == 1.0
-    assert metrics["accuracy_ci95"] == [1.0, 1.0]
+    # Fifty of fifty do not prove perfection: Wilson's lower bound is n / (n + 1.96^2).
+    assert metrics["accuracy_ci95"] == pytest.approx([50 / (50 + 1.96**2), 1.0], abs=1e-5)
     assert metrics["position_bias"] == metrics["unparsable"] == 0.0
 
 
