@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,6 @@ class Demo:
         self._claim()
 
     def _claim(self) -> None:
-        # Held until this process ends, however it ends: two demos would write over each other's checkpoints.
-        self._lock = open(self.out / ".lock", "w")  # noqa: SIM115
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another demo is running in {self.out}; wait for it, or name another folder") from None
         file, wanted = self.out / "settings.json", asdict(self.settings)
         if file.exists():
             found = json.loads(file.read_text())
@@ -123,16 +118,26 @@ class Demo:
         write_json(file, wanted)
 
     def run(self) -> dict[str, Any]:
-        """Run what has not been run yet and return the summary."""
-        seconds = {
-            "toy": self._stage("toy", self._build_toy),
-            "sft": self._stage("sft", self._sft),
-            "rl": self._stage("rl", self._rl),
-        }
-        seconds["eval"] = self._stage("eval-sft", lambda: self._evaluate("sft")) + self._stage(
-            "eval-rl", lambda: self._evaluate("rl")
-        )
-        return self._report({"install": self.install_seconds, **seconds})
+        """Run what has not been run yet and return the summary.
+
+        Raises:
+            ValueError: another process runs this demo: they would write over each other's checkpoints.
+            StageFailed: a command ended with an error.
+        """
+        with open(self.out / ".lock", "w") as lock:  # the kernel gives it back, however this process ends
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another demo is running in {self.out}; wait for it, or name another folder"
+                ) from None
+            seconds = {
+                "toy": self._stage("toy", self._build_toy),
+                "sft": self._stage("sft", self._sft),
+                "rl": self._stage("rl", self._rl),
+            }
+            evaluations = [self._stage(f"eval-{stage}", partial(self._evaluate, stage)) for stage in ("sft", "rl")]
+            return self._report({"install": self.install_seconds, **seconds, "eval": sum(evaluations)})
 
     # --- stages ---
 

@@ -1,5 +1,6 @@
 """The demo without its training: its folder, its stages, and its commands with stand-ins for verl's trainers."""
 
+import fcntl
 import json
 import os
 import signal
@@ -66,6 +67,13 @@ class TestFolder:
         assert main(["--out", str(out), "--seed", "1"]) == 1
         assert "'seed': (0, 1)" in capsys.readouterr().err
         assert (out / "settings.json").read_text() == before
+
+    def test_is_not_shared_by_two_that_run(self, out: Path, demo: Demo):
+        with open(out / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(ValueError, match="another demo is running in"):
+                demo.run()
+        assert not (out / "stages").exists()
 
     @pytest.mark.parametrize("is_a_demo", [True, False])
     def test_fresh_removes_a_demo_and_nothing_else(self, out: Path, is_a_demo: bool, monkeypatch: pytest.MonkeyPatch):
