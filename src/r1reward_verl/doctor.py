@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TextIO
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from r1reward_verl import preflight
 from r1reward_verl.preflight import Problem, select
@@ -99,7 +100,7 @@ def diagnose(overrides: Sequence[str], dry_run: bool = False) -> int:
             where = f"override {getattr(error, 'override', None) or ' '.join(overrides)}"
             composition = [Problem(where, str(error).strip(), "Correct the override")]
     if dry_run and config is not None:
-        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        print(_yaml(config), end="")
 
     failed = _line(out, "verl plugin", check_verl_plugin(), "loaded, all names registered")
     failed |= _line(out, "vLLM plugin", check_vllm_plugin(), "found and loadable")
@@ -109,17 +110,35 @@ def diagnose(overrides: Sequence[str], dry_run: bool = False) -> int:
     if composition:
         failed |= _line(out, "config", composition, "")
     elif config is not None and overrides:
-        for name, check in preflight.CHECKS.items():
-            failed |= _line(out, name, check(config), _versions() if name == "versions" else "fine")
-        failed |= _line(out, "verl's own checks", check_verl_validation(config), "passed")
-        for note in preflight.notes(config):
-            print(f"note     {note}", file=out)
+        failed |= _check_config(config, out)
     elif not overrides:
         print("skipped  config: no overrides given, try `r1reward doctor +recipe=r1_reward ...`", file=out)
     failed |= _line(out, SHM, check_shared_memory(config), "large enough")
     failed |= _line(out, "disk", check_disk(config), "large enough")
     failed |= _line(out, "memory", check_memory(config), "large enough")
     return int(failed)
+
+
+def _check_config(config: DictConfig, out: TextIO) -> bool:
+    """Run the preflight and verl's own checks; return whether any found a problem."""
+    failed = False
+    for name, check in preflight.CHECKS.items():
+        failed |= _line(out, name, check(config), _versions() if name == "versions" else "fine")
+        if failed and name == "versions":
+            print("skipped  config: the other checks are written for the supported versions", file=out)
+            return True
+    failed |= _line(out, "verl's own checks", check_verl_validation(config), "passed")
+    for note in preflight.notes(config):
+        print(f"note     {note}", file=out)
+    return failed
+
+
+def _yaml(config: DictConfig) -> str:
+    """Return the config as YAML, with its interpolations as they stand where one refers to what is not set yet."""
+    try:
+        return OmegaConf.to_yaml(config, resolve=True)
+    except OmegaConfBaseException:
+        return OmegaConf.to_yaml(config)
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -172,7 +191,7 @@ def check_verl_plugin() -> Iterator[Problem]:
         yield Problem("entry point verl.plugins", "r1reward_verl is not registered", REINSTALL)
         return
     allowed = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
-    if allowed != "auto" and "r1reward_verl" not in allowed.split(","):
+    if allowed != "auto" and "r1reward_verl" not in map(str.strip, allowed.split(",")):
         yield Problem(
             "environment variable VERL_USE_EXTERNAL_PLUGINS",
             f"{allowed!r} keeps verl from loading r1reward_verl",
@@ -199,7 +218,7 @@ def check_verl_plugin() -> Iterator[Problem]:
 def check_vllm_plugin() -> Iterator[Problem]:
     """Yield why vLLM's processes would run without this package's part."""
     if importlib.util.find_spec("vllm") is None:
-        yield Problem("vllm", "not installed", "Install r1reward-verl with its extra 'gpu' or 'cpu'")
+        yield Problem("vllm", "not installed", preflight.INSTALL)
         return
     entry_points = list(importlib.metadata.entry_points(group="vllm.general_plugins", name="r1reward_verl_cpu"))
     if not entry_points:

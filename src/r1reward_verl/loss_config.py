@@ -4,6 +4,8 @@ verl builds its dataclasses strictly: a key its own PolicyLossConfig does not ha
 therefore names this class: `policy_loss._target_: r1reward_verl.loss_config.StableReinforceLossConfig`.
 """
 
+import os
+import sys
 from dataclasses import dataclass
 
 from verl.workers.config import PolicyLossConfig
@@ -22,6 +24,7 @@ class StableReinforceLossConfig(PolicyLossConfig):
 
     Raises:
         ValueError: a bound outside its range.
+        RuntimeError: verl was told not to load this package's plugin, so that it knows none of our names.
     """
 
     loss_mode: str = "stable_reinforce"
@@ -29,4 +32,11 @@ class StableReinforceLossConfig(PolicyLossConfig):
     log_ratio_high: float = LOG_RATIO_HIGH
 
     def __post_init__(self) -> None:
+        # verl builds this class on the driver, before Ray starts.
+        if "r1reward_verl.plugin" not in sys.modules:
+            raise RuntimeError(
+                "verl has not loaded the plugin r1reward_verl: the environment variable VERL_USE_EXTERNAL_PLUGINS is "
+                f"{os.environ.get('VERL_USE_EXTERNAL_PLUGINS')!r}. Unset it, or add r1reward_verl to its list. "
+                "`r1reward doctor` says what else may be wrong."
+            )
         check_log_ratio_bounds(self.log_ratio_low, self.log_ratio_high)

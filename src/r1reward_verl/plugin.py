@@ -48,16 +48,28 @@ def _position_ids(tensordict_utils: ModuleType) -> None:
     verl_fixes.install_position_ids_fix(tensordict_utils)
 
 
-REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
-    "verl.trainer.ppo.core_algos": _algorithm,
-    "verl.trainer.ppo.metric_utils": _filter_metrics,
-    "verl.experimental.reward_loop.reward_manager": _reward_manager,
-    "verl.utils.config": _preflight,
-    "verl.utils.tensordict_utils": _position_ids,
+# verl's module -> the names in it that the registration needs, and the registration
+REGISTRATIONS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType], None]]] = {
+    "verl.trainer.ppo.core_algos": (("register_adv_est", "register_policy_loss"), _algorithm),
+    "verl.trainer.ppo.metric_utils": (("compute_data_metrics",), _filter_metrics),
+    "verl.experimental.reward_loop.reward_manager": (("register", "base"), _reward_manager),
+    "verl.utils.config": (("validate_config",), _preflight),
+    "verl.utils.tensordict_utils": (("maybe_fix_3d_position_ids",), _position_ids),
 }
 
-for _name, _register in REGISTRATIONS.items():
-    when_imported(_name)(_register)
+
+def _guarded(needed: tuple[str, ...], register: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    """Leave a verl of another layout alone: its import must not fail, the preflight then says the version."""
+
+    def hook(module: ModuleType) -> None:
+        if all(hasattr(module, name) for name in needed):
+            register(module)
+
+    return hook
+
+
+for _name, (_needed, _register) in REGISTRATIONS.items():
+    when_imported(_name)(_guarded(_needed, _register))
 
 # Only on request: if the CPU were detected by itself, the CPU-only head node of a GPU cluster would choose it.
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":

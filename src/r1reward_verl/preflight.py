@@ -10,16 +10,17 @@ verl imports this module in every process, hence no heavy import at the top.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.metadata
+import importlib.util
+import itertools
 import logging
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,9 +31,14 @@ from omegaconf.errors import OmegaConfBaseException
 logger = logging.getLogger(__name__)
 
 SUPPORTED_VERSIONS = {"verl": "0.9.1", "vllm": "0.24.0"}
-# Enough to meet what is wrong with a whole file; reading them takes well under a second.
+INSTALL = (
+    "Install this package with `pip install -e '.[gpu]'` on GPUs; without, with `make setup`, or with "
+    "`uv pip install --override requirements/override.txt -e '.[cpu]'`"
+)
+# Their pictures are decoded; reading them takes well under a second. Labels and paths are checked in all rows.
 FIRST_ROWS = 16
 OWN_LOSS_CONFIG = "r1reward_verl.loss_config.StableReinforceLossConfig"
+OWN_DATASET = ("pkg://r1reward_verl.data.rl_dataset", "PreferenceDataset")
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,22 @@ class Problem:
     way_out: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.value}. {self.way_out}."
+        # Our own parsers name the setting themselves.
+        named = self.value.removeprefix("unknown setting ").startswith(self.where)
+        return f"{'' if named else f'{self.where}: '}{self.value}. {self.way_out}."
 
 
 def check_config(config: DictConfig) -> list[Problem]:
-    """Run every check of `CHECKS` on a composed verl config; an empty list means none found anything."""
-    return [problem for check in CHECKS.values() for problem in check(config)]
+    """Run every check of `CHECKS` on a composed verl config; an empty list means none found anything.
+
+    With an unsupported version this is the only problem: the other checks could not be trusted.
+    """
+    found: list[Problem] = []
+    for name, check in CHECKS.items():
+        found += check(config)
+        if found and name == "versions":
+            break
+    return found
 
 
 def notes(config: DictConfig) -> list[str]:
@@ -74,16 +90,25 @@ def notes(config: DictConfig) -> list[str]:
             "data.val_files is data.train_files: what the log calls validation is measured on pairs that are "
             "trained on. Give held-out pairs with data.val_files."
         )
+    path = select(config, "actor_rollout_ref.model.path")
+    if _is_hub_name(path):
+        found.append(f"actor_rollout_ref.model.path={path} is no directory here: taken for a Hugging Face model name.")
     return found
 
 
 def uses_our_names(config: DictConfig) -> bool:
-    """Tell whether a config asks for anything that this package registers."""
+    """Tell whether a config asks for anything that this package registers or brings."""
     return (
         select(config, "algorithm.adv_estimator") == "stable_reinforce"
         or select(config, "actor_rollout_ref.actor.policy_loss.loss_mode") == "stable_reinforce"
         or select(config, "reward.reward_manager.name") == "r1_reward"
+        or _cpu_hardware(config)
     )
+
+
+def _cpu_hardware(config: DictConfig) -> bool:
+    """Tell whether `+hardware=cpu` was chosen: its mark stays where verl has replaced trainer.device."""
+    return select(config, "ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM") == "cpu"
 
 
 def install(verl_config: ModuleType) -> None:
@@ -126,6 +151,8 @@ def check_options(config: DictConfig) -> Iterator[Problem]:
     from r1reward_verl.stable_reinforce import advantage_options, log_ratio_bounds
 
     yield from _check_names(config)
+    yield from _check_keys(config)
+    yield from _check_fields(config)
     loss = _container(config, "actor_rollout_ref.actor.policy_loss") or {}
     readers: tuple[tuple[str, Callable[[], object]], ...] = (
         ("algorithm.stable_reinforce", lambda: advantage_options(_container(config, "algorithm"))),
@@ -182,6 +209,79 @@ def _check_names(config: DictConfig) -> Iterator[Problem]:
             yield Problem(key, f"{name!r} is not registered in verl", f"Known: {known}")
 
 
+# What verl reads with `.get` beside what its YAML has.
+_UNLISTED = {
+    "algorithm": {"stable_reinforce"},
+    "data": {"prompt_template", "cache_dir", "chat_template_func", "filter_prompts", "need_tools_kwargs"},
+    "reward": {"r1_reward", "reward_kwargs", "timeout"},
+}
+
+
+def _check_keys(config: DictConfig) -> Iterator[Problem]:
+    """Keys that nobody reads: Hydra adds them after a `+` without a word, and they would do nothing."""
+    foreign = {
+        "data": _dataset(config) not in (OWN_DATASET, None),
+        "reward": select(config, "reward.reward_manager.source") != "register",
+    }
+    for section, unlisted in _UNLISTED.items():
+        if foreign.get(section):
+            continue  # a class of the user's own may read keys of its own
+        known = _verl_keys()[section] | unlisted
+        for key in select(config, section) or {}:
+            if str(key) not in known:
+                yield Problem(f"{section}.{key}", "unknown setting", _meant(str(key), known))
+
+
+@functools.cache
+def _verl_keys() -> dict[str, set[str]]:
+    """Return the keys of the sections in `_UNLISTED` in verl's own config and its dataclasses."""
+    from verl.trainer.config import AlgoConfig
+
+    spec = importlib.util.find_spec("verl")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    own = OmegaConf.load(Path(spec.submodule_search_locations[0], "trainer/config/_generated_ppo_trainer.yaml"))
+    keys = {section: {str(key) for key in own[section]} for section in _UNLISTED}
+    keys["algorithm"] |= {field.name for field in fields(AlgoConfig)}
+    return keys
+
+
+def _check_fields(config: DictConfig) -> Iterator[Problem]:
+    """Sections that verl turns into dataclasses in its workers only, where a wrong key fails late."""
+    from hydra.utils import get_class
+    from verl.utils.config import omega_conf_to_dataclass
+
+    sections = ["actor_rollout_ref.model", "actor_rollout_ref.rollout"]
+    if select(config, "reward.reward_model.enable"):
+        sections.append("reward.reward_model.rollout")
+    for name in sections:
+        section = select(config, name)
+        target = section.get("_target_") if section else None
+        if target is None:
+            continue
+        known = {field.name for field in fields(get_class(target))} | {"_target_"}
+        unknown = [str(key) for key in section if key not in known]
+        for key in unknown:
+            yield Problem(f"{name}.{key}", "unknown setting", _meant(key, known))
+        if unknown or name == "actor_rollout_ref.model":
+            continue  # a model's section would load its tokenizer
+        try:
+            omega_conf_to_dataclass(section)
+        except Exception as error:  # Hydra wraps whatever a dataclass raises
+            yield Problem(name, f"verl cannot read it: {error.__cause__ or error}", "Correct the setting")
+
+
+def _meant(key: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"Write {close[0]}, if that is meant" if close else f"Known: {', '.join(sorted(known - {'_target_'}))}"
+
+
+def _dataset(config: DictConfig) -> tuple[Any, Any] | None:
+    """Return path and name of the dataset's class, None for verl's own."""
+    path = select(config, "data.custom_cls.path")
+    return None if path is None else (path, select(config, "data.custom_cls.name"))
+
+
 def check_versions(config: DictConfig) -> Iterator[Problem]:
     """The versions of verl and vLLM this release is written against."""
     yield from version_problem("verl", ["verl"])
@@ -202,7 +302,7 @@ def version_problem(name: str, distributions: Iterable[str]) -> Iterator[Problem
         yield Problem(
             f"installed {name}",
             f"version {installed} is not supported" if installed else "not installed",
-            f"Install r1reward-verl with its extra 'gpu' or 'cpu', which bring {name} {supported}",
+            f"{INSTALL}: both bring {name} {supported}",
         )
 
 
@@ -223,15 +323,23 @@ def check_hardware(config: DictConfig) -> Iterator[Problem]:
     """The platform, and GPUs asked for against GPUs there."""
     device = select(config, "trainer.device")
     platform = os.environ.get("VERL_PLATFORM", "").strip().lower()
-    if (device == "cpu") != (platform == "cpu"):
+    on_cpu = device == "cpu" or _cpu_hardware(config)
+    if on_cpu != (platform == "cpu"):
         yield Problem(
             "trainer.device",
-            f"{device!r}, while the environment variable VERL_PLATFORM is {platform or 'not set'!r}",
+            f"{'cpu' if on_cpu else device!r}, while the environment variable VERL_PLATFORM is "
+            f"{repr(platform) if platform else 'not set'}",
             "Start with VERL_PLATFORM=cpu in front of the command"
-            if device == "cpu"
+            if on_cpu
             else "Add +hardware=cpu, or unset VERL_PLATFORM to train on GPUs",
         )
         return
+    if on_cpu and select(config, "actor_rollout_ref.model.use_remove_padding"):
+        yield Problem(
+            "actor_rollout_ref.model.use_remove_padding",
+            "True, and packed sequences need flash-attention, which needs a GPU",
+            "Put +hardware=cpu behind +recipe=, whose setting it then replaces, or set it to false",
+        )
     if device not in ("cuda", "cpu") or ray_cluster(config) is not None:
         return
 
@@ -246,19 +354,19 @@ def check_hardware(config: DictConfig) -> Iterator[Problem]:
         )
         return
     asked = per_node + _reward_model_gpus(config)
-    there = select(config, "ray_kwargs.ray_init.num_gpus")
+    logical = select(config, "ray_kwargs.ray_init.num_gpus")
     if device == "cpu":
-        if asked > (there or 0):
+        if asked > (logical or 0):
             yield Problem(
                 "ray_kwargs.ray_init.num_gpus",
-                f"{there} logical GPUs do not hold the {asked} ranks that are asked for",
+                f"{logical} logical GPUs do not hold the {asked} ranks that are asked for",
                 f"Set it to {asked}",
             )
         return
-    if there is None:
-        import torch
+    import torch
 
-        there = torch.cuda.device_count()
+    # What Ray is told can be less than what is there, and is no proof of more.
+    there = min(torch.cuda.device_count(), logical) if _positive(logical) else torch.cuda.device_count()
     if asked > there:
         yield Problem(
             "trainer.n_gpus_per_node",
@@ -400,10 +508,27 @@ def check_model(config: DictConfig) -> Iterator[Problem]:
                 "Give the directory that holds one (in a verl checkpoint: global_step_N/actor/huggingface)",
             )
         return
-    # "Qwen/Qwen2.5-VL-7B-Instruct" could be a relative path: it is one where its first part exists.
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) and not local.parent.exists():
+    if not _is_hub_name(path):
+        yield Problem(key, f"{path!r} does not exist{_tilde(path)}", f"Give {checkpoint}")
         return
-    yield Problem(key, f"{path!r} does not exist{_tilde(path)}", f"Give {checkpoint}")
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE and not isinstance(try_to_load_from_cache(str(path), "config.json"), str):
+        yield Problem(
+            key,
+            f"{path!r} is no directory here, and as a Hugging Face name it is not in the cache "
+            f"{constants.HF_HUB_CACHE} (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set)",
+            f"Give {checkpoint}, or download the model first",
+        )
+
+
+def _is_hub_name(path: Any) -> bool:
+    """Tell whether verl would look for a model on the Hugging Face Hub.
+
+    "Qwen/Qwen2.5-VL-7B-Instruct" could be a relative path: it is one where its first part exists.
+    """
+    name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) is not None
+    return name and not Path(str(path)).parent.exists()
 
 
 # -----------------------------------------------------------------------------
@@ -412,7 +537,7 @@ def check_model(config: DictConfig) -> Iterator[Problem]:
 
 
 def check_data(config: DictConfig) -> Iterator[Problem]:
-    """The data files: their columns, and labels and pictures of their first rows."""
+    """The data files: their columns, all labels, that all pictures on disk exist, and the first rows in full."""
     for key in ("data.train_files", "data.val_files"):
         files = select(config, key)
         if key == "data.val_files" and files == select(config, "data.train_files"):
@@ -438,6 +563,9 @@ def check_data(config: DictConfig) -> Iterator[Problem]:
 
 def _check_file(config: DictConfig, key: str, path: str) -> Generator[Problem, None, int | None]:
     """Yield the first problem of a data file; return its number of rows, None where unknown."""
+    if not path.endswith((".parquet", ".json", ".jsonl")):
+        yield Problem(key, f"{path!r} ends in none of .parquet, .json, .jsonl", "verl reads no other files: convert it")
+        return None
     if "://" in path:
         return None
     if not Path(path).exists():
@@ -473,92 +601,153 @@ def _check_file(config: DictConfig, key: str, path: str) -> Generator[Problem, N
     read = list(dict.fromkeys([*needed, *([image_key] if image_key in columns else [])]))
     try:
         batch = next(file.iter_batches(batch_size=FIRST_ROWS, columns=read), None)
-        first_rows = [] if batch is None else batch.to_pylist()
+        faults = itertools.chain(
+            _row_faults(config, [] if batch is None else batch.to_pylist(), prompt_key, image_key),
+            _label_faults(config, file),
+            _path_faults(config, file, image_key),
+        )
+        fault = next(faults, None)
     except (OSError, pyarrow.ArrowException) as error:
-        yield Problem(key, f"{path!r}: the first rows cannot be read ({error})", "Write the file again")
+        yield Problem(key, f"{path!r}: the rows cannot be read ({error})", "Write the file again")
         return None
-    for number, row in enumerate(first_rows):
-        if found := _row_problem(config, row, prompt_key, image_key):
-            value, way_out = found
-            yield Problem(f"{key}, {path!r}, row {number}", value, way_out)
-            break
+    if fault is not None:
+        number, value, way_out = fault
+        yield Problem(f"{key}, {path!r}, row {number}", value, way_out)
     return file.metadata.num_rows
 
 
-def _row_problem(config: DictConfig, row: Mapping[str, Any], prompt_key: str, image_key: str) -> tuple[str, str] | None:
-    """Return what is wrong with one row and the way out, or None."""
+_Fault = tuple[int, str, str]  # number of the row, what is wrong with it, the way out
+
+
+def _row_faults(
+    config: DictConfig, rows: Iterable[Mapping[str, Any]], prompt_key: str, image_key: str
+) -> Iterator[_Fault]:
+    """Yield what is wrong with whole rows; their labels and the paths of their pictures are checked elsewhere."""
     from r1reward_verl.judgement import FIELDS
 
-    if "extra_info" in row:  # read only where a template has to be filled
-        texts = row["extra_info"] or {}
-        if missing := [field for field in FIELDS if not isinstance(texts.get(field), str)]:
-            return (
-                f"extra_info.{missing[0]} is {texts.get(missing[0])!r}; data.prompt_template needs the text",
-                "Export the data with it, or set data.prompt_template=null",
-            )
-    if select(config, "reward.reward_manager.name") == "r1_reward":
-        from r1reward_verl.judgement import parse_label
+    for number, row in enumerate(rows):
+        if "extra_info" in row:  # read only where a template has to be filled
+            texts = row["extra_info"] or {}
+            for field in FIELDS:
+                if not isinstance(texts.get(field), str):
+                    value = f"extra_info.{field} is {texts.get(field)!r}; data.prompt_template needs the text"
+                    yield number, value, "Export the data with it, or set data.prompt_template=null"
+        images = row.get(image_key) or []
+        for image in images:
+            if reason := image_fault(image):
+                yield number, f"{image_key}: {reason}", "Replace the picture or drop the row"
+        prompt = row[prompt_key]
+        if not isinstance(prompt, list) or not all(isinstance(message, Mapping) for message in prompt):
+            value = f"{prompt_key} is {str(prompt)[:60]!r}, no list of messages"
+            yield number, value, 'Write [{"role": "user", "content": …}]'
+            continue
+        texts = [message.get("content") for message in prompt]
+        places = sum(text.count("<image>") for text in texts if isinstance(text, str))
+        if all(isinstance(text, str) for text in texts) and places != len(images):
+            value = f"the prompt has {places} <image> and the column {image_key} {len(images)} pictures"
+            yield number, value, "Write one <image> into the prompt for each picture"
 
+
+def _label_faults(config: DictConfig, file: Any) -> Iterator[_Fault]:
+    """Yield the labels of a whole parquet file that the reward manager cannot read."""
+    if select(config, "reward.reward_manager.name") != "r1_reward":
+        return
+    from r1reward_verl.judgement import parse_label
+
+    leaf = "reward_model.ground_truth"
+    column = leaf if any(name.startswith(leaf) for name in _leaves(file, "reward_model")) else "reward_model"
+    for number, row in _rows(file, [column]):
         try:
             parse_label((row["reward_model"] or {}).get("ground_truth"))
         except (AttributeError, ValueError) as error:
-            return f"label: {error}", "Write 1 or 2, the better response, into reward_model.ground_truth"
+            yield number, f"label: {error}", "Write 1 or 2, the better response, into reward_model.ground_truth"
 
-    images = row.get(image_key) or []
-    for image in images:
-        if reason := image_fault(image):
-            return f"{image_key}: {reason}", "Replace the picture or drop the row"
-    prompt = row[prompt_key]
-    if isinstance(prompt, list):
-        texts = [message.get("content") for message in prompt if isinstance(message, Mapping)]
-        places = sum(text.count("<image>") for text in texts if isinstance(text, str))
-        if all(isinstance(text, str) for text in texts) and places != len(images):
-            return (
-                f"the prompt has {places} <image> and the column {image_key} {len(images)} pictures",
-                "Write one <image> into the prompt for each picture",
-            )
-    return None
+
+def _path_faults(config: DictConfig, file: Any, image_key: str) -> Iterator[_Fault]:
+    """Yield the pictures of a whole parquet file that should be read from a path and cannot be.
+
+    The encoded pictures of a file can be larger than memory: they are not read, unless some pictures have bytes, some
+    have none and those have a path.
+    """
+    from r1reward_verl.data.images import image_source, is_remote, missing_file
+
+    leaves = _leaves(file, image_key)
+    if not leaves:
+        return
+    embedded = next((leaf for leaf in leaves if leaf.endswith(".bytes")), None)
+    # A list of plain paths has one leaf, the element.
+    paths = [leaf for leaf in leaves if leaf.rpartition(".")[2] in ("image", "path")] or leaves
+    if embedded is not None:
+        if paths == [embedded]:
+            return
+        nulls = _nulls(file, embedded)
+        if nulls == sum(not row[image_key] for _, row in _rows(file, paths[:1])):
+            return  # every picture has its bytes
+        if nulls != _values(file, embedded):
+            paths.append(embedded)
+    own = _dataset(config) is not None
+    known: set[str] = set()
+    for number, row in _rows(file, paths, batch_size=64 if embedded in paths else 8192):
+        for image in row[image_key] or []:
+            source = image_source(image)
+            if isinstance(source, bytes) or is_remote(source) or source in known:
+                continue
+            if source is None:
+                yield number, f"{image_key}: missing: neither bytes nor a path", "Embed the picture or drop the row"
+            elif reason := missing_file(source):
+                yield number, f"{image_key}: {reason}", "Replace the picture or drop the row"
+            elif not own and isinstance(image, Mapping) and (embedded is not None or image.get("image") is None):
+                path, name = OWN_DATASET
+                value = f"{image_key}: {source!r}: verl's own dataset reads no `path`"
+                yield number, value, f"Set data.custom_cls.path={path} data.custom_cls.name={name}, or embed the bytes"
+            else:
+                known.add(source)
+
+
+def _leaves(file: Any, column: str) -> list[str]:
+    """Return the dotted paths of the parquet columns that make up an Arrow column."""
+    paths = (file.schema.column(index).path for index in range(len(file.schema)))
+    return [path for path in paths if path.split(".")[0] == column]
+
+
+def _statistics(file: Any, leaf: str) -> list[tuple[int, int | None]]:
+    """Return number of values and of nulls (None: unknown) of a leaf in each row group; an empty list is a null."""
+    index = next(index for index in range(len(file.schema)) if file.schema.column(index).path == leaf)
+    chunks = [file.metadata.row_group(group).column(index) for group in range(file.metadata.num_row_groups)]
+    return [
+        (chunk.num_values, chunk.statistics.null_count if chunk.is_stats_set and chunk.statistics else None)
+        for chunk in chunks
+    ]
+
+
+def _values(file: Any, leaf: str) -> int:
+    return sum(values for values, _ in _statistics(file, leaf))
+
+
+def _nulls(file: Any, leaf: str) -> int | None:
+    nulls = [null_count for _, null_count in _statistics(file, leaf)]
+    return None if None in nulls else sum(nulls)  # type: ignore[arg-type]
+
+
+def _rows(file: Any, columns: list[str], batch_size: int = 8192) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number and content of each row, a batch of few columns at a time in memory."""
+    number = 0
+    for batch in file.iter_batches(batch_size=batch_size, columns=columns):
+        for row in batch.to_pylist():
+            yield number, row
+            number += 1
 
 
 def image_fault(image: Any) -> str | None:
-    """Say what is wrong with a picture of a data file, or None.
+    """Say why `r1reward_verl.data.images.load_image` cannot read a picture, or None; addresses pass, unfetched."""
+    from r1reward_verl.data.images import image_source, is_remote, load_image
 
-    Args:
-        image: a path, or a mapping with `bytes`, or with the path under `image` or `path`. Remote pictures
-            are not fetched and pass.
-
-    Returns:
-        The reason in words. A picture of more pixels than Pillow's bound on decompression bombs is refused
-        from its header, before any of it is decoded.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    source = image
-    if isinstance(image, Mapping):
-        values = (image.get(name) for name in ("bytes", "image", "path"))
-        source = next((value for value in values if value is not None), None)
-    if isinstance(source, str):
-        if re.match(r"(https?|hdfs|s3|data):", source):
-            return None
-        path = Path(source.removeprefix("file://"))
-        if not path.is_file():
-            return f"{str(path)!r} does not exist"
-        opened: Path | BytesIO = path
-    elif isinstance(source, bytes):
-        opened = BytesIO(source)
-    else:
-        return f"missing: {image!r} holds neither bytes nor a path"
+    if is_remote(image_source(image)):
+        return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(opened) as picture:
-                picture.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return f"a picture of more than {Image.MAX_IMAGE_PIXELS:,} pixels"
-    except UnidentifiedImageError:
-        return f"not a picture ({opened if isinstance(opened, Path) else f'{len(source)} bytes'})"
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"a picture that cannot be decoded ({error})"
+        load_image(image)
+    except ValueError as error:
+        return str(error)
     return None
 
 

@@ -32,6 +32,13 @@ def on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has is enough."""
+    for name in ("SHM_BYTES", "DISK_BYTES", "PROCESS_BYTES"):
+        monkeypatch.setattr(doctor, name, 0)
+
+
+@pytest.fixture
 def valid(tmp_path: Path) -> list[str]:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
@@ -53,6 +60,7 @@ def lines(text: str, kind: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(kind)]
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_a_sound_installation_and_config(valid: list[str], capsys: pytest.CaptureFixture[str]):
     code = diagnose(valid)
     output = capsys.readouterr().out
@@ -73,6 +81,7 @@ def test_a_sound_installation_and_config(valid: list[str], capsys: pytest.Captur
     assert "trained on" in lines(output, "note")[0]
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_without_overrides_only_installation_and_machine(capsys: pytest.CaptureFixture[str]):
     assert diagnose([]) == 0
     output = capsys.readouterr().out
@@ -89,6 +98,7 @@ def test_every_problem_is_reported_with_its_way_out(valid: list[str], capsys: py
     assert any("data.train_batch_size: 200" in line and "Use 128" in line for line in problems)
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_what_verl_itself_refuses_is_reported(valid: list[str], capsys: pytest.CaptureFixture[str]):
     assert diagnose([*valid, "actor_rollout_ref.actor.loss_agg_mode=median"]) == 1
     (problem,) = lines(capsys.readouterr().out, "PROBLEM")
@@ -104,6 +114,7 @@ def test_an_override_that_does_not_fit(override: str, words: str, capsys: pytest
     assert any(words in line for line in capsys.readouterr().out.splitlines())
 
 
+@pytest.mark.usefixtures("any_machine")
 def test_dry_run_prints_the_config_that_main_ppo_composes(valid: list[str], capsys: pytest.CaptureFixture[str]):
     assert diagnose([*valid, "trainer.total_epochs=7"], dry_run=True) == 0
     printed = capsys.readouterr()
@@ -112,6 +123,29 @@ def test_dry_run_prints_the_config_that_main_ppo_composes(valid: list[str], caps
     assert config.critic.optim.lr == 1e-5, "a default of verl's own"
     assert config.data.val_files == config.data.train_files, "resolved"
     assert lines(printed.err, "ok       data:")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "printed"), [([], "val_files: null"), (["data.train_files=???"], "val_files: ${data.train_files}")]
+)
+def test_dry_run_of_an_unfinished_config(overrides: list[str], printed: str, capsys: pytest.CaptureFixture[str]):
+    assert diagnose(["+recipe=r1_reward", *overrides], dry_run=True) == 1
+    output = capsys.readouterr()
+    assert printed in output.out
+    problems = lines(output.err, "PROBLEM")
+    assert any("data.train_files: not set" in line for line in problems)
+    assert any("actor_rollout_ref.model.path: not set" in line for line in problems)
+
+
+def test_an_unsupported_version_ends_the_checks_of_the_config(
+    valid: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(doctor.preflight.SUPPORTED_VERSIONS, "verl", "0.8.0")
+    assert diagnose(valid) == 1
+    output = capsys.readouterr().out
+    assert any("installed verl" in line for line in lines(output, "PROBLEM"))
+    assert not lines(output, "ok       settings")
+    assert "supported versions" in lines(output, "skipped")[0]
 
 
 class TestPlugins:
@@ -126,6 +160,10 @@ class TestPlugins:
         (problem,) = doctor.check_verl_plugin()
         assert problem.where == "environment variable VERL_USE_EXTERNAL_PLUGINS"
         assert allowed in problem.value
+
+    def test_its_list_may_have_spaces_as_verl_allows(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "other, r1reward_verl")
+        assert list(doctor.check_verl_plugin()) == []
 
     def test_switched_off_in_vllm(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("VLLM_PLUGINS", "lora_filesystem_resolver")
@@ -170,6 +208,7 @@ class TestMachine:
         assert str(3 * 14 * 5_000 + 5) in problem.value
         assert "'/tmp/x'" in problem.value
 
+    @pytest.mark.usefixtures("any_machine")
     def test_no_checkpoints_need_no_disk(self, huge: list[str]):
         assert list(check_disk(compose([*huge, "trainer.save_freq=-1"]))) == []
 
@@ -180,8 +219,11 @@ class TestMachine:
         (problem,) = check_memory(compose([*huge, f"+hardware={hardware}"]))
         assert f"{bytes_per_parameter * 5_000 + 6:.1f} GB are needed" in problem.value
 
-    def test_shared_memory(self, tmp_path: Path):
+    @pytest.mark.usefixtures("any_machine")
+    def test_shared_memory_that_suffices(self, tmp_path: Path):
         assert list(check_shared_memory(None, directory=str(tmp_path))) == []
+
+    def test_shared_memory(self):
         (problem,) = check_shared_memory(None, directory="/no/such/shm")
         assert "0.0 GB in all, 2.0 GB are needed" in problem.value
         assert "--shm-size=2g" in problem.way_out

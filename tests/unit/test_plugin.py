@@ -85,6 +85,57 @@ def test_import_verl_is_all_a_user_does():
     }
 
 
+LAYOUT = """
+import importlib, json, sys, types
+from r1reward_verl import plugin
+
+# A verl whose modules have none of the names that the registrations need.
+for name in plugin.REGISTRATIONS:
+    for parent in ["verl", *(name[:i] for i, c in enumerate(name) if c == "." and i > 4)]:
+        sys.modules.setdefault(parent, types.ModuleType(parent)).__path__ = []
+
+class Loader:
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        pass
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in plugin.REGISTRATIONS:
+            return importlib.machinery.ModuleSpec(name, Loader())
+
+import importlib.machinery
+sys.meta_path.insert(0, Finder())
+print(json.dumps([importlib.import_module(name).__name__ for name in plugin.REGISTRATIONS]))
+"""
+
+
+def test_a_verl_of_another_layout_is_still_imported():
+    assert "verl.utils.config" in run(LAYOUT)
+
+
+SWITCHED_OFF = """
+import json
+from r1reward_verl.loss_config import StableReinforceLossConfig
+try:
+    StableReinforceLossConfig()
+    said = None
+except RuntimeError as error:
+    said = str(error)
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize("plugins", ["none", "auto"])
+def test_the_recipes_loss_says_where_verl_was_told_not_to_load_the_plugin(plugins: str):
+    said = run(SWITCHED_OFF, VERL_USE_EXTERNAL_PLUGINS=plugins)
+    assert (said is None) == (plugins == "auto")
+    if said:
+        assert "VERL_USE_EXTERNAL_PLUGINS is 'none'" in said
+
+
 WORKER = """
 import json, os
 import ray

@@ -1,11 +1,14 @@
 """Every shipped recipe, with every judge and every hardware, is a config that verl accepts."""
 
 import copy
+import dataclasses
 import functools
+import importlib.util
 import math
 from itertools import product
 from pathlib import Path
 
+import hydra
 import pytest
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +24,7 @@ def shipped(group: str) -> list[str]:
     return sorted(file.stem for file in (ROOT / group).glob("*.yaml"))
 
 
+SFT_HARDWARE = shipped("sft_hardware")
 RECIPES, HARDWARE, JUDGES = shipped("recipe"), shipped("hardware"), shipped("judge")
 COMBINATIONS = list(product(RECIPES, [None, *HARDWARE], JUDGES))
 # Only these keys may be new to verl.
@@ -32,7 +36,10 @@ FREE = {
     "data.mm_processor_kwargs",
     "actor_rollout_ref.rollout.engine_kwargs.vllm",
     "actor_rollout_ref.actor.policy_loss",
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision",
+    "actor_rollout_ref.ref.fsdp_config.mixed_precision",
 }
+SFT_FREE = {"model.override_config", "engine.mixed_precision"}
 
 
 def combined(recipe: str, hardware: str | None, judge: str) -> DictConfig:
@@ -48,6 +55,7 @@ def _combined(recipe: str, hardware: str | None, judge: str) -> DictConfig:
 def test_groups_are_not_empty():
     assert "r1_reward" in RECIPES
     assert set(HARDWARE) >= {"1gpu", "4gpu", "8gpu", "2x8gpu", "4x8gpu", "8x8gpu"}
+    assert SFT_HARDWARE == ["cpu"]
     assert set(JUDGES) >= {"none", "rules"}
 
 
@@ -74,25 +82,47 @@ def test_passes_the_preflight(
 ):
     config = combined(recipe, hardware, judge)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # a cluster with the GPUs
     if config.trainer.device == "cpu":
         monkeypatch.setenv("VERL_PLATFORM", "cpu")
-        monkeypatch.delenv("RAY_ADDRESS", raising=False)
     else:
         monkeypatch.delenv("VERL_PLATFORM", raising=False)
-        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # a cluster with the GPUs
     checks = {name: list(check(config)) for name, check in preflight.CHECKS.items()}
     found = {name for name, problems in checks.items() if problems}
     assert found == {"model", "data"}, "the user's part"
 
 
+@functools.cache
+def sft(hardware: str | None) -> DictConfig:
+    """Compose verl's `sft_trainer_engine`, as `python -m verl.trainer.sft_trainer` does."""
+    spec = importlib.util.find_spec("verl")
+    assert spec is not None
+    with hydra.initialize_config_dir(f"{spec.submodule_search_locations[0]}/trainer/config", version_base=None):
+        return hydra.compose("sft_trainer_engine", overrides=[f"+sft_hardware={hardware}"] if hardware else [])
+
+
+@pytest.mark.parametrize("hardware", SFT_HARDWARE)
+def test_the_cold_starts_hardware_fits_verls_sft_trainer(hardware: str):
+    from verl.utils.config import omega_conf_to_dataclass
+
+    config = sft(hardware)
+    engine, optim = omega_conf_to_dataclass(config.engine), omega_conf_to_dataclass(config.optim)
+    assert (engine.strategy, engine.model_dtype, engine.mixed_precision["param_dtype"]) == ("fsdp2", "fp32", "fp32")
+    assert optim.lr == sft(None).optim.lr
+    # The model's dataclass would load the model, so its fields are compared.
+    fields = {field.name for field in dataclasses.fields(hydra.utils.get_class(config.model._target_))}
+    assert set(config.model) - fields <= {"_target_"}
+    assert not config.model.use_remove_padding
+
+
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_sets_only_fields_that_verl_has(file: Path):
     # Hydra merges new keys of an appended group without a word, so a misspelt one would just do nothing.
-    verl = compose([])
+    verl, free = (sft(None), SFT_FREE) if file.parent.name == "sft_hardware" else (compose([]), OURS | FREE)
     unknown = [
         key
         for key in leaves(OmegaConf.load(file))
-        if not inside(key, OURS | FREE) and not has(verl, key) and not key.startswith("defaults")
+        if not inside(key, free) and not has(verl, key) and not key.startswith("defaults")
     ]
     # RolloutConfig fields that verl's YAML leaves out are real too; the test above builds the dataclass.
     assert [key for key in unknown if not key.startswith("actor_rollout_ref.rollout.")] == []

@@ -22,17 +22,10 @@ from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
 from wrapt import when_imported
 
-# What vLLM, OpenMP and torch read once at start. Ray's workers inherit them from the driver; a value that the user set
-# stays. What each lever gave is in docs/cpu.md.
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM's default takes a share of all memory
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # actor and rollout take turns on the same cores
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # lets the engine run its one worker itself (with the recipe's `uni`)
-    "OMP_WAIT_POLICY": "PASSIVE",  # a waiting process must not spin on a core that another one needs
-    "TORCHINDUCTOR_VEC_ISA_OK": "0",  # torch would start ten processes to try instructions that nobody compiles for
-}
-for _name, _value in ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
+from r1reward_verl.cpu import environment
+
+# Ray's workers inherit these from the driver.
+environment.apply()
 
 
 class _CpuDeviceModule(ModuleType):
@@ -206,8 +199,8 @@ class _VllmCpuDistribution(importlib.metadata.PathDistribution):
 class _VllmMetadataFinder:
     """Answers for the distribution "vllm" where only "vllm-cpu" is installed.
 
-    verl asks `importlib.metadata` for the version of "vllm", which the CPU build does not install; vLLM tells its
-    CPU platform by "cpu" in that version.
+    verl asks `importlib.metadata` for the version of "vllm", which the CPU build does not install. vLLM itself does
+    without: it looks for "vllm-cpu" where "vllm" is missing.
     """
 
     @staticmethod

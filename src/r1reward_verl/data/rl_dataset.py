@@ -1,11 +1,12 @@
-"""verl's RL dataset, with the prompts optionally rendered anew from a template file.
+"""verl's RL dataset for preferences: pictures from paths too, no row lost in silence, prompts from a template file.
 
-Use it with `data.custom_cls.path=pkg://r1reward_verl.data.rl_dataset data.custom_cls.name=PreferenceDataset`
-and `data.prompt_template=<file>`, for example to continue from a released checkpoint with its exact prompt.
+Use it with `data.custom_cls.path=pkg://r1reward_verl.data.rl_dataset data.custom_cls.name=PreferenceDataset`;
+`data.prompt_template=<file>` is for example to continue from a released checkpoint with its exact prompt.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,28 +14,65 @@ from typing import Any
 import datasets
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from r1reward_verl.data.images import for_verl
 from r1reward_verl.judgement import FIELDS, MEDIA_MARKERS, build_prompt, load_template
+
+logger = logging.getLogger(__name__)
 
 _MARKERS = re.compile("(" + "|".join(MEDIA_MARKERS) + ")")
 
 
 class PreferenceDataset(RLHFDataset):
-    """`RLHFDataset` that fills the template in the file `data.prompt_template` with the rows' own texts.
+    """`RLHFDataset` for preferences: the pictures of `r1reward_verl.data.images`, and optionally another prompt.
 
-    The texts are `question`, `response_1` and `response_2` of a row's `extra_info`; the media placeholders of
-    the row stay before or after the text, where they were. Without `prompt_template` it is verl's dataset.
+    With `data.prompt_template` each prompt is the template in that file filled with `question`, `response_1` and
+    `response_2` of the row's `extra_info`; the media placeholders of the row stay before or after the text, where
+    they were.
 
     Raises:
-        FileNotFoundError, ValueError: an unusable template (see `r1reward_verl.judgement.load_template`), or
-            a row that lacks the texts or whose prompt has a form that cannot be rendered anew.
+        FileNotFoundError, ValueError: an unusable template (see `r1reward_verl.judgement.load_template`), a row that
+            lacks the texts or whose prompt has a form that cannot be rendered anew, or no row that
+            `data.filter_overlong_prompts` leaves.
     """
 
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
-        """Render the prompts before verl measures them."""
+        """Render the prompts before verl measures them, and say what the measuring left out."""
         path = self.config.get("prompt_template")
         if path is not None:
             dataframe = self._render(dataframe, load_template(path))
-        return super().maybe_filter_out_long_prompts(dataframe)
+        kept = super().maybe_filter_out_long_prompts(dataframe)
+        if dropped := len(dataframe) - len(kept):
+            # verl counts a row that it fails to read as too long.
+            broken = dataframe.filter(self._is_broken, num_proc=self.num_workers, desc="Looking for unreadable rows")
+            said = (
+                f"{', '.join(map(str, self.original_data_files))}: data.filter_overlong_prompts leaves out {dropped} "
+                f"of {len(dataframe)} rows, {len(broken)} of them because they cannot be read"
+            )
+            if len(broken):
+                said += f" (the first: {self._fault(broken[0])})"
+            if not len(kept):
+                raise ValueError(
+                    f"{said}. Nothing is left: correct the rows, or raise data.max_prompt_length="
+                    f"{self.max_prompt_length}, or lower data.mm_processor_kwargs.max_pixels"
+                )
+            logger.warning("%s", said)
+        return kept
+
+    def _is_broken(self, row: dict[str, Any]) -> bool:
+        return self._fault(row) is not None
+
+    def _fault(self, row: dict[str, Any]) -> str | None:
+        try:
+            messages = self._build_messages(row, self.prompt_key)
+            self._process_multi_modal_info(messages, self.image_patch_size, self.config)
+        except Exception as error:  # whatever verl would have swallowed
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def _build_messages(self, example: dict[str, Any], key: str) -> list[dict[str, Any]]:
+        """Replace the placeholders by the row's media, as verl does, with pictures from paths too."""
+        images = [for_verl(image) for image in example.get(self.image_key) or []]
+        return super()._build_messages({**example, self.image_key: images}, key)
 
     def _render(self, dataframe: datasets.Dataset, template: str) -> datasets.Dataset:
         where = f"data.prompt_template is set, but {', '.join(map(str, self.original_data_files))}"

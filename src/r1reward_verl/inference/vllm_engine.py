@@ -7,7 +7,6 @@ vLLM's CPU build, without. vLLM is imported when an engine is created, never bef
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
@@ -15,23 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from r1reward_verl.cpu import environment
+from r1reward_verl.data.images import load_image
 
 PLACEHOLDER = "<image>"
 
-_CPU_ENVIRONMENT = {
-    # One process instead of three, each of which would import vLLM.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # Threads that spin while they wait take the cores from those that work: several times slower.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    # Nothing is compiled here, yet torch would try out each vector instruction set in a process of its own.
-    "TORCHINDUCTOR_VEC_ISA_OK": "0",
-}
 _CPU_SETTINGS = {
     "dtype": "float32",
     "enforce_eager": True,
@@ -55,38 +44,6 @@ class RowGenerations:
 
     greedy: Generation
     samples: tuple[Generation, ...]
-
-
-def load_image(image: Any) -> Image:
-    """Return the picture behind one entry of a row's `images`.
-
-    Args:
-        image: a path, or a mapping with `bytes` (an encoded picture) or, where those are absent, `path` or
-            `image` (a path); `file://` before a path is understood. Addresses are never fetched.
-
-    Raises:
-        ValueError: when there is neither bytes nor path, the file is missing, or it is not a picture.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    source = image
-    if isinstance(image, Mapping):
-        source = image.get("bytes") or image.get("path") or image.get("image")
-    if isinstance(source, bytes):
-        name = f"{len(source)} bytes"
-        opened: io.BytesIO | Path = io.BytesIO(source)
-    elif isinstance(source, str | os.PathLike):
-        name, opened = os.fspath(source), Path(os.fspath(source).removeprefix("file://"))
-    else:
-        raise ValueError(f"an image is {source!r}; it must have `bytes` of an encoded picture or a `path`")
-    try:
-        with Image.open(opened) as picture:
-            picture.load()
-            return picture
-    except FileNotFoundError:
-        raise ValueError(f"image {name} does not exist; embed the picture as `bytes` or correct its path") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"image ({name}) cannot be read as a picture: {error}") from error
 
 
 def build_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -153,9 +110,10 @@ class VLLMEngine:
         if not (Path(model) / "config.json").is_file():
             raise ValueError(f"model path {os.fspath(model)!r} has no config.json; give the folder of a checkpoint")
         on_cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
-        # To be set before torch and vLLM are imported; without the first vLLM reports its use to a server.
-        for name, value in {"VLLM_NO_USAGE_STATS": "1", **(_CPU_ENVIRONMENT if on_cpu else {})}.items():
-            os.environ.setdefault(name, value)
+        # Before torch and vLLM are imported; without this vLLM reports its use to a server.
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if on_cpu:
+            environment.apply()
         from transformers import AutoProcessor
         from vllm import LLM
         from vllm.platforms import current_platform

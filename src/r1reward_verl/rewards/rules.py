@@ -39,8 +39,8 @@ class RewardWeights:
         numbers = [value for value in bounds if isinstance(value, int | float) and not isinstance(value, bool)]
         if len(bounds) != 2 or len(numbers) != 2 or not -math.inf < numbers[0] <= 0 <= numbers[1] < math.inf:
             raise ValueError(
-                f"consistency_range is {list(bounds)!r}; it must be two numbers, one of at most 0 and one of at least 0 "
-                "(paper: [-1, 1])"
+                f"consistency_range is {list(bounds)!r}; it must be two numbers, the first at most 0 and the "
+                "second at least 0 (paper: [-1, 1])"
             )
 
 

@@ -48,11 +48,9 @@ class RewardSettings:
     @property
     def weights(self) -> RewardWeights:
         """The weights, for `combine`."""
-        try:
-            low_and_high = tuple(self.consistency_range)
-        except TypeError:
-            low_and_high = (self.consistency_range,)
-        return RewardWeights(self.consistency_weight, self.format_weight, low_and_high)  # type: ignore[arg-type]
+        bounds = self.consistency_range
+        pair = tuple(bounds) if isinstance(bounds, Sequence) else (bounds,)
+        return RewardWeights(self.consistency_weight, self.format_weight, pair)  # type: ignore[arg-type]
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None) -> RewardSettings:

@@ -1,6 +1,8 @@
 """The dataset in verl: prompts from the file as they are, or rendered anew with the user's template."""
 
+import asyncio
 import io
+import logging
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from verl.trainer.ppo.utils import create_rl_dataset
+from verl.utils.dataset import rl_dataset
 from verl.utils.dataset.rl_dataset import RLHFDataset, get_dataset_class
 
 from r1reward_verl.data.rl_dataset import PreferenceDataset, render_messages
@@ -112,8 +115,61 @@ def test_it_is_the_rendered_prompt_whose_length_is_measured(build):
         "filter_overlong_prompts_workers": None,
         "max_prompt_length": 20,
     }
-    assert len(build(rows, template=None, **lengths)) == 0  # the long prompt of the file fits neither
+    with pytest.raises(ValueError, match="leaves out 2 of 2 rows, 0 of them because they cannot be read"):
+        build(rows, template=None, **lengths)  # the long prompt of the file fits neither
     assert len(build(rows, **lengths)) == 1
+
+
+FILTER = {"filter_overlong_prompts": True, "filter_overlong_prompts_workers": 1, "max_prompt_length": 20}
+
+
+class TestPictures:
+    """As far as the agent loop: the real dataset, then what it calls to get at the pictures."""
+
+    @pytest.fixture
+    def build(self, build, tokenizer):
+        tokenizer.chat_template = (
+            "{% for message in messages %}{% for part in message['content'] %}x {% endfor %}{% endfor %}"
+        )
+        return build
+
+    @pytest.mark.parametrize("form", ["path", "file", "null bytes", "bytes", "plain"])
+    def test_every_documented_form_reaches_the_agent_loop(self, build, tmp_path, form):
+        path = tmp_path / "p.png"
+        path.write_bytes(png("green"))
+        image = {
+            "path": {"path": str(path)},
+            "file": {"path": f"file://{path}"},
+            "null bytes": {"bytes": None, "path": str(path)},
+            "bytes": {"bytes": png("green"), "path": "a name"},
+            "plain": str(path),
+        }[form]
+        dataset = build([{**row(0), "images": [image]}], template=None)
+        messages = dataset[0]["raw_prompt"]
+        read = PreferenceDataset.process_vision_info(messages, image_patch_size=14, config=dataset.config)
+        (picture,), _ = asyncio.run(read)
+        assert picture.convert("RGB").getpixel((0, 0)) == (0, 128, 0)
+
+    def test_rows_with_and_without_pictures_of_both_forms(self, build, tmp_path):
+        path = tmp_path / "p.png"
+        path.write_bytes(png("green"))
+        rows = [row(0), row(1, images=0), {**row(2), "images": [{"bytes": None, "path": str(path)}]}]
+        dataset = build(rows, template=None)
+        assert [isinstance(dataset[i]["raw_prompt"][0]["content"], list) for i in range(3)] == [True, False, True]
+
+    def test_a_row_that_cannot_be_read_is_counted_and_named(self, build, caplog, monkeypatch):
+        monkeypatch.setattr(rl_dataset, "build_multimodal_processor_inputs", lambda *_, **__: {"input_ids": [[0]]})
+        broken = {**row(1), "images": [{"bytes": None, "path": "/nowhere/p.png"}]}
+        with caplog.at_level(logging.WARNING, logger="r1reward_verl"):
+            assert len(build([row(0), broken], template=None, **FILTER)) == 1
+        (said,) = [message for message in caplog.messages if "filter_overlong_prompts" in message]
+        assert "leaves out 1 of 2 rows, 1 of them because they cannot be read" in said
+        assert "/nowhere/p.png" in said
+
+    def test_nothing_left_ends_the_run(self, build):
+        broken = {**row(1), "images": [{"bytes": b"no picture", "path": None}]}
+        with pytest.raises(ValueError, match=r"train\.parquet.*2 of 2 rows, 2 of them .*Nothing is left"):
+            build([broken, broken], template=None, **FILTER)
 
 
 @pytest.mark.parametrize(

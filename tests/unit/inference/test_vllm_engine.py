@@ -1,6 +1,7 @@
 """From rows to chat messages and pictures. The engine itself is tested end to end, with a real model."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import sys
 import pytest
 from PIL import Image
 
-from r1reward_verl.inference.vllm_engine import VLLMEngine, build_messages, load_image
+from r1reward_verl.cpu import environment
+from r1reward_verl.inference.vllm_engine import VLLMEngine, build_messages
 
 
 def png(colour, size=(8, 6), mode="RGB"):
@@ -54,28 +56,20 @@ def test_placeholders_and_images_must_match(text, count):
         build_messages(row(text, [{"bytes": png("red")}]))
 
 
-def test_pictures_from_bytes_and_from_paths(tmp_path):
-    path = tmp_path / "p.png"
-    path.write_bytes(png("green"))
-    same = [{"bytes": path.read_bytes()}, {"bytes": None, "path": str(path)}, {"image": f"file://{path}"}]
-    for image in [*same, str(path), path]:
-        assert load_image(image).size == (8, 6)
+def test_an_unreadable_picture_is_named():
+    with pytest.raises(ValueError, match=re.escape("the picture '/nowhere/p.png' does not exist")):
+        build_messages(row("<image>", [{"path": "/nowhere/p.png"}]))
 
 
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        ({"bytes": b"not a picture"}, r"image \(13 bytes\) cannot be read"),
-        ({"bytes": png("red", (64, 64))[:60]}, "cannot be read"),
-        ("/nowhere/p.png", "image /nowhere/p.png does not exist"),
-        ("https://example.org/p.png", "does not exist"),  # never fetched
-        ({"path": None}, "it must have `bytes`"),
-        (7, "an image is 7"),
-    ],
-)
-def test_unreadable_images_are_named(image, message):
-    with pytest.raises(ValueError, match=message):
-        load_image(image)
+def test_the_environment_of_the_cpu_is_applied_before_torch_is_imported_and_leaves_the_users_values():
+    code = (
+        "import os, sys; from r1reward_verl.cpu import environment; environment.apply(); "
+        "print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'], os.environ['VLLM_CPU_KVCACHE_SPACE'])"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in environment.ENVIRONMENT}
+    given = {**clean, "VLLM_CPU_KVCACHE_SPACE": "7"}
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "PASSIVE", "7"]
 
 
 def test_a_folder_without_a_checkpoint_is_refused_before_vllm_is_imported(tmp_path):
