@@ -58,7 +58,7 @@ class Settings:
     """
 
     seed: int = 0
-    sft_steps: int = 270
+    sft_steps: int = 380
     rl_steps: int = 15
     val_pairs: int = 100
     val_every: int = 3
