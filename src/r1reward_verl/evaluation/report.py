@@ -39,7 +39,7 @@ _LOGGED = {
 _PANELS = {
     "reward": "Reward",
     "accuracy": "Held-out accuracy",
-    "consistency": "Consistency (right answers)",
+    "consistency": "Right and consistent (held-out)",
     "response_length": "Response length (tokens)",
     "grad_norm": "Gradient norm",
     "filtered": "Share of filtered advantages",
@@ -66,8 +66,8 @@ def training_curves(*log_files: str | os.PathLike[str]) -> dict[str, Series]:
             off is left out.
 
     Returns:
-        `reward`, `accuracy` (validation, mean over data sources), `consistency` (validation: of the judged,
-        which are the right answers, the share whose reasoning supports the answer), `response_length`,
+        `reward`, `accuracy` (validation, mean over data sources), `consistency` (validation: share of
+        answers that are right and whose reasoning supports them; only right ones are judged), `response_length`,
         `grad_norm` and `filtered` (share of tokens whose advantage was set to zero); empty where a run did
         not log it.
 
@@ -97,10 +97,10 @@ def training_curves(*log_files: str | os.PathLike[str]) -> dict[str, Series]:
             if values:
                 points.append((step, sum(values) / len(values)))
         curves[name] = points
-    # verl logs the mean of -1, 0 and 1, where 0 is "not judged".
+    # verl logs the mean of -1, 0 and 1, where 0 is "not judged", which only right answers are.
     judged = dict(curves.pop("judged"))
     curves["consistency"] = [
-        (step, (1 + value / judged[step]) / 2) for step, value in curves["consistency"] if judged.get(step)
+        (step, (judged[step] + value) / 2) for step, value in curves["consistency"] if step in judged
     ]
     return curves
 

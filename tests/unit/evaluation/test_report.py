@@ -79,7 +79,7 @@ def test_curves_are_read_by_their_names_in_verls_log(tmp_path):
     assert curves == {
         "reward": [(1, 1.0), (2, 1.2)],
         "accuracy": [(0, 0.7), (3, pytest.approx(0.85))],  # two data sources: their mean
-        "consistency": [(0, pytest.approx(0.75))],  # of 70 judged, 35 more supported than not
+        "consistency": [(0, pytest.approx(0.525))],  # of 70 judged, 35 more supported than not: 52.5
         "response_length": [(1, 50)],
         "grad_norm": [(1, 0.5)],
         "filtered": [(2, 0.01)],
