@@ -243,10 +243,7 @@ class Demo:
         command += ["--samples", str(self.settings.samples), "--max-tokens", str(RESPONSE_TOKENS)]
         with open(log, "ab") as file:
             # Its progress bar is on standard error.
-            process = subprocess.Popen(
-                command, env=_environment(), stdout=file, start_new_session=True, preexec_fn=_die_with_parent()
-            )
-            _wait(process, log, beat=self._beat)
+            _wait(_start(command, env=_environment(), stdout=file), log, beat=self._beat)
 
     def _report(self, seconds: Mapping[str, float | None]) -> dict[str, Any]:
         from r1reward_verl.evaluation.report import pick_examples, table, training_curves, write_report
@@ -281,14 +278,12 @@ class Demo:
         arguments = [sys.executable, "-m", *command, "trainer.logger=[console,file]", "hydra.run.dir=."]
         arguments += ["hydra.output_subdir=null", "hydra/job_logging=disabled"]
         with open(log, "ab") as file:
-            process = subprocess.Popen(
+            process = _start(
                 arguments,
                 env={**_environment(), **environment, "VERL_FILE_LOGGER_PATH": str(metrics)},
                 cwd=self.out,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent(),
             )
             _wait(process, log, metrics, steps, self._beat)
         if not self.checkpoint(stage).is_dir():
@@ -299,6 +294,11 @@ def _environment() -> dict[str, str]:
     # A cluster that the user works with is not for the toy.
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return {**inherited, "VERL_PLATFORM": "cpu", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def _start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a command in a group of its own, which `_wait` ends whole, tied to this process's life."""
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent(), **options)
 
 
 def _die_with_parent() -> Callable[[], None]:

@@ -122,9 +122,9 @@ def diagnose(overrides: Sequence[str], dry_run: bool = False) -> int:
 def _check_config(config: DictConfig, out: TextIO) -> bool:
     """Run the preflight and verl's own checks; return whether any found a problem."""
     failed = False
-    for name, check in preflight.CHECKS.items():
-        failed |= _line(out, name, check(config), _versions() if name == "versions" else "fine")
-        if failed and name == "versions":
+    for name, problems in preflight.run_checks(config):
+        failed |= _line(out, name, problems, _versions() if name == "versions" else "fine")
+        if problems and name == "versions":
             print("skipped  config: the other checks are written for the supported versions", file=out)
             return True
     failed |= _line(out, "verl's own checks", check_verl_validation(config), "passed")

@@ -66,12 +66,16 @@ def check_config(config: DictConfig) -> list[Problem]:
 
     With an unsupported version this is the only problem: the other checks could not be trusted.
     """
-    found: list[Problem] = []
+    return [problem for _, problems in run_checks(config) for problem in problems]
+
+
+def run_checks(config: DictConfig) -> Iterator[tuple[str, list[Problem]]]:
+    """Yield each check of `CHECKS` with what it found, as it is done; none follows an unsupported version."""
     for name, check in CHECKS.items():
-        found += check(config)
-        if found and name == "versions":
-            break
-    return found
+        problems = list(check(config))
+        yield name, problems
+        if problems and name == "versions":
+            return
 
 
 def notes(config: DictConfig) -> list[str]:
