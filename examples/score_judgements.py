@@ -5,9 +5,8 @@ python examples/score_judgements.py
 
 import asyncio
 
-from r1reward_verl.judgement import build_prompt, parse
-from r1reward_verl.rewards import combine, format_reward, result_reward
-from r1reward_verl.rewards.consistency import RulesJudge
+from r1reward_verl.judgement import build_prompt
+from r1reward_verl.rewards.scorer import Scorer
 
 LABEL = 1
 JUDGEMENTS = {
@@ -21,13 +20,10 @@ JUDGEMENTS = {
 def main() -> None:
     """Print what each judgement of one preference earns."""
     print(build_prompt("What colour is the circle?", "It is green.", "It is a circle."), end="\n\n")
+    scorer = Scorer()
     for name, text in JUDGEMENTS.items():
-        verdict, result = parse(text), result_reward(text, LABEL)
-        consistency = 0
-        if result and verdict.choice is not None:  # elsewhere the judge could not change the reward
-            consistency = asyncio.run(RulesJudge().judge(verdict.think, verdict.choice))
-        reward = combine(result, consistency, format_reward(text))
-        print(f"{name:40} reward {reward:.1f}  choice {verdict.choice}  {verdict.reason or ''}")
+        score = asyncio.run(scorer.score(text, LABEL))
+        print(f"{name:40} reward {score.score:.1f}  choice {score.verdict.choice}  {score.verdict.reason or ''}")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,18 @@ def _reward_manager(_: ModuleType) -> None:
     import r1reward_verl.rewards.manager  # noqa: F401  (its decorator registers `r1_reward`)
 
 
+def _reward_in_trainer(trainer_base: ModuleType) -> None:
+    from r1reward_verl.rewards import trainer
+
+    trainer.install(trainer_base)
+
+
+def _judge_replicas(reward_loop: ModuleType) -> None:
+    from r1reward_verl.rewards import trainer
+
+    trainer.install_replicas(reward_loop)
+
+
 def _preflight(verl_config: ModuleType) -> None:
     from r1reward_verl import preflight
 
@@ -53,6 +65,8 @@ REGISTRATIONS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType], None]]] =
     "verl.trainer.ppo.core_algos": (("register_adv_est", "register_policy_loss"), _algorithm),
     "verl.trainer.ppo.metric_utils": (("compute_data_metrics",), _filter_metrics),
     "verl.experimental.reward_loop.reward_manager": (("register", "base"), _reward_manager),
+    "verl.trainer.ppo.v1.trainer_base": (("PPOTrainer",), _reward_in_trainer),
+    "verl.experimental.reward_loop.reward_loop": (("RewardLoopManager",), _judge_replicas),
     "verl.utils.config": (("validate_config",), _preflight),
     "verl.utils.tensordict_utils": (("maybe_fix_3d_position_ids",), _position_ids),
 }

@@ -495,7 +495,10 @@ def check_batch_sizes(config: DictConfig) -> Iterator[Problem]:
 
 def check_model(config: DictConfig) -> Iterator[Problem]:
     """The model: a local directory with a config.json, or a Hugging Face name (which is left to verl)."""
-    key = "actor_rollout_ref.model.path"
+    yield from _check_checkpoint(config, "actor_rollout_ref.model.path")
+
+
+def _check_checkpoint(config: DictConfig, key: str) -> Iterator[Problem]:
     checkpoint = "the directory of a Hugging Face checkpoint"
     path = select(config, key)
     if path is None:
@@ -533,6 +536,68 @@ def _is_hub_name(path: Any) -> bool:
     """
     name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) is not None
     return name and not Path(str(path)).parent.exists()
+
+
+# -----------------------------------------------------------------------------
+# Judge
+# -----------------------------------------------------------------------------
+
+
+def check_judge(config: DictConfig) -> Iterator[Problem]:
+    """The judge: that verl is told to serve its model, or that its servers answer."""
+    if select(config, "reward.reward_manager.name") != "r1_reward":
+        return
+    from r1reward_verl.rewards.consistency import SERVED_BY_VERL
+    from r1reward_verl.rewards.settings import RewardSettings
+
+    try:
+        judge = RewardSettings.from_config(_container(config, "reward.r1_reward")).judge
+    except (TypeError, ValueError):
+        return  # the check of the settings says so
+    name, model = judge["name"], "reward.reward_model"
+    served, own_gpus = (bool(select(config, f"{model}.{key}")) for key in ("enable", "enable_resource_pool"))
+    if name in SERVED_BY_VERL:
+        if not served or own_gpus != (name == "pool"):
+            yield Problem(
+                f"{model}.enable",
+                f"{served}, with enable_resource_pool={own_gpus}, does not fit the judge {name!r}",
+                f"Choose the judge with judge={name} behind +recipe=r1_reward, which sets both",
+            )
+            return
+        yield from _check_checkpoint(config, f"{model}.model_path")
+    if served and not select(config, "reward.custom_reward_function.path"):
+        yield Problem(
+            "reward.custom_reward_function.path",
+            "not set, and verl then takes its reward model for one that gives the score itself, past r1_reward",
+            "Set it to pkg://r1reward_verl.rewards.function, as judge=pool does",
+        )
+    if name == "endpoint":
+        yield from _check_servers(judge)
+
+
+def _check_servers(judge: Mapping[str, Any]) -> Iterator[Problem]:
+    import asyncio
+
+    from r1reward_verl.inference.chat import ChatError
+    from r1reward_verl.rewards.consistency import make_judge
+    from r1reward_verl.rewards.model_judge import ModelJudge
+
+    async def models() -> dict[str, list[str]]:
+        asked = make_judge({**judge, "timeout": min(10.0, judge.get("timeout", 10.0))})
+        assert isinstance(asked, ModelJudge)
+        async with asked.client as client:
+            return await client.models()
+
+    where, wanted = "reward.r1_reward.judge", judge.get("model")
+    try:
+        served = asyncio.run(models())
+    except ChatError as error:
+        yield Problem(f"{where}.urls", str(error), "Start the judge's server, or correct the address")
+        return
+    for url, names in served.items():
+        if not names or wanted not in (None, *names):
+            what = f"{url} does not serve {wanted!r}" if wanted else f"{url} serves no model"
+            yield Problem(f"{where}.model", f"{what}; it has {', '.join(names) or 'none'}", "Name one that it has")
 
 
 # -----------------------------------------------------------------------------
@@ -761,6 +826,7 @@ CHECKS: dict[str, Callable[[DictConfig], Iterator[Problem]]] = {
     "hardware": check_hardware,
     "batch sizes": check_batch_sizes,
     "model": check_model,
+    "judge": check_judge,
     "data": check_data,
 }
 

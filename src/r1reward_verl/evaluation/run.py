@@ -25,7 +25,7 @@ from typing import Any
 from r1reward_verl.evaluation.metrics import Record, compute_metrics
 from r1reward_verl.inference.vllm_engine import PLACEHOLDER, Generation, RowGenerations, VLLMEngine
 from r1reward_verl.judgement import parse, parse_label
-from r1reward_verl.rewards.consistency import conclusion
+from r1reward_verl.rewards.conclusions import conclusion
 
 Row = Mapping[str, Any]
 Generate = Callable[[Sequence[Row]], Sequence[RowGenerations]]

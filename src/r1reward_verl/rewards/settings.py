@@ -23,6 +23,9 @@ class RewardSettings:
         consistency_weight: see `RewardWeights.consistency`; with 0 the judge is never asked.
         format_weight: see `RewardWeights.format`.
         consistency_range: see `RewardWeights.consistency_range`.
+        on_failure: what happens to a judgement for which the judge could not be reached: `zero` gives it a consistency
+            of 0 and goes on, `fail` stops the run.
+        max_failed_share: with `zero`, the share of a step's judgements up to which the run goes on.
         lenient: how to read malformed judgements, see `r1reward_verl.judgement.parse`; None: not at all.
 
     Raises:
@@ -33,12 +36,19 @@ class RewardSettings:
     consistency_weight: float = 0.5
     format_weight: float = 0.5
     consistency_range: Sequence[float] = (-1.0, 1.0)
+    on_failure: str = "zero"
+    max_failed_share: float = 0.25
     lenient: Lenient | None = None
 
     def __post_init__(self) -> None:
         if self.lenient is not None and self.lenient not in LENIENT_MODES:
             known = ", ".join(("null", *LENIENT_MODES))
             raise ValueError(f"reward.r1_reward.lenient is {self.lenient!r}; known: {known}")
+        if self.on_failure not in ("zero", "fail"):
+            raise ValueError(f"reward.r1_reward.on_failure is {self.on_failure!r}; known: zero, fail")
+        share = self.max_failed_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"reward.r1_reward.max_failed_share is {share!r}; it must be from 0 to 1")
         try:
             _ = self.weights
             make_judge(self.judge)

@@ -16,7 +16,7 @@ from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.metric_utils import process_validation_metrics
 
 import r1reward_verl.rewards.manager  # noqa: F401  (registers the manager)
-from r1reward_verl.rewards.consistency import JUDGES
+from chat_server import Answer, ChatServer, completion
 
 RIGHT = "<think>So response 1 is better.</think><answer>1</answer>"
 RIGHT_INCONSISTENT = "<think>So response 2 is better.</think><answer>1</answer>"
@@ -39,7 +39,7 @@ def tokenizer(tmp_path_factory) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def worker(tokenizer):
-    def build(*overrides: str) -> RewardLoopWorker:
+    def build(*overrides: str, router: str | None = None) -> RewardLoopWorker:
         with initialize_config_dir(str(Path(verl.__file__).parent / "trainer/config"), version_base=None):
             config = compose(
                 "ppo_trainer",
@@ -49,7 +49,7 @@ def worker(tokenizer):
                     *overrides,
                 ],
             )
-        return RewardLoopWorker(config)
+        return RewardLoopWorker(config, router)
 
     return build
 
@@ -121,24 +121,6 @@ def test_settings_are_taken_from_the_config(worker, tokenizer):
     assert outputs[0]["reward_extra_info"]["judged"] == 0
 
 
-def test_the_judge_is_asked_only_where_its_answer_changes_the_reward(worker, tokenizer, monkeypatch):
-    asked = []
-
-    class Recorder:
-        async def judge(self, reasoning: str, choice: int) -> int:
-            asked.append((reasoning, choice))
-            return 0
-
-    monkeypatch.setitem(JUDGES, "recorder", Recorder)
-    data = batch(tokenizer, [RIGHT, WRONG, MALFORMED], ["1"] * 3)
-    outputs = score(worker("+reward.r1_reward.judge.name=recorder"), data)
-    assert asked == [("So response 1 is better.", 1)]
-    assert [output["reward_score"] for output in outputs] == [1.5, 0.5, 0.0]
-    asked.clear()
-    score(worker("+reward.r1_reward={judge: {name: recorder}, consistency_weight: 0}"), data)
-    assert asked == []
-
-
 def test_the_last_turn_of_a_trajectory_is_scored(worker, tokenizer):
     # As verl's agent loop pads it: the mask of each turn is left-aligned over prompt and response together.
     data = batch(tokenizer, [WRONG * 3, RIGHT], ["1", "1"])
@@ -160,3 +142,24 @@ def test_a_wrong_label_names_value_row_and_source(worker, tokenizer, label):
 def test_an_unknown_setting_ends_before_the_first_sample(worker):
     with pytest.raises(ValueError, match=r"unknown setting reward\.r1_reward\.weight"):
         worker("+reward.r1_reward.weight=1")
+
+
+def test_a_judge_that_verl_serves_is_asked_through_its_router(worker, tokenizer):
+    served = ["reward.reward_model.enable=true", f"reward.reward_model.model_path={tokenizer.name_or_path}"]
+    served += ["reward.custom_reward_function.path=pkg://r1reward_verl.rewards.function"]
+    with ChatServer(Answer(completion("0"))) as server:
+        router = server.url.removeprefix("http://").removesuffix("/v1")
+        loop = worker("+reward.r1_reward.judge.name=pool", *served, router=router)
+        outputs = score(loop, batch(tokenizer, [RIGHT, WRONG], ["1", "1"]))
+    assert [output["reward_score"] for output in outputs] == [1.0, 0.5]
+    assert [request.body["model"] for request in server.requests] == [tokenizer.name_or_path]
+
+
+def test_the_replicas_addresses_come_before_the_router(worker, tokenizer):
+    served = ["reward.reward_model.enable=true", f"reward.reward_model.model_path={tokenizer.name_or_path}"]
+    served += ["reward.custom_reward_function.path=pkg://r1reward_verl.rewards.function"]
+    with ChatServer(Answer(completion("0"))) as server:
+        judge = f"+reward.r1_reward.judge={{name: pool, urls: ['{server.url}']}}"
+        (output,) = score(worker(judge, *served, router="127.0.0.1:1"), batch(tokenizer, [RIGHT], ["1"]))
+    assert output["reward_score"] == 1.0
+    assert len(server.requests) == 1

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from r1reward_verl.judgement import parse
-from r1reward_verl.rewards.consistency import RulesJudge, conclusion
+from r1reward_verl.rewards.conclusions import conclusion
+from r1reward_verl.rewards.consistency import RulesJudge
 from r1reward_verl.toy.world import COLOURS, SHAPES, SIZE, Pair, draw_pairs, judgement, png, render
 
 PAIRS = draw_pairs(400, 0, "test")
@@ -96,7 +97,7 @@ def test_a_judgement_has_the_fault_it_is_asked_to_have(
         assert verdict.reason is None
         assert (verdict.choice == label) == answers_right
         assert (conclusion(verdict.think) == label) == concludes_right
-        consistent = asyncio.run(RulesJudge().judge(verdict.think, verdict.choice)) == 1
+        consistent = asyncio.run(RulesJudge().judge(verdict.think, verdict.choice)).consistency == 1
         assert consistent == (fault != "inconsistent")
 
 

@@ -1,0 +1,202 @@
+"""The reward in verl's trainer: its metrics in the step's log, a stop when the judge is gone, labels for a judge that
+shares the training GPUs, and the addresses of the judge's replicas.
+
+verl has no door for any of these, so methods of its `PPOTrainer` (the V1 trainer, in the task runner's process) and of
+its `RewardLoopManager` are wrapped. Runs without the reward manager `r1_reward` pass through untouched.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from r1reward_verl.rewards.consistency import SERVED_BY_VERL
+from r1reward_verl.rewards.settings import RewardSettings
+from r1reward_verl.rewards.statistics import reward_metrics
+
+logger = logging.getLogger(__name__)
+
+_MARK = "_r1reward"
+
+
+class JudgeFailed(RuntimeError):
+    """The judge could not be reached for too many judgements of a step."""
+
+
+def install(trainer_base: ModuleType) -> None:
+    """Wrap the methods of verl's `PPOTrainer`, once."""
+    trainer = trainer_base.PPOTrainer
+    if hasattr(trainer, _MARK):
+        return
+    setattr(trainer, _MARK, True)
+    for name, wrapper in (
+        ("step", _remember_data),
+        ("_balance_batch", _watch_rewards),
+        ("_compute_reward_colocate", _reward_colocated),
+    ):
+        original = getattr(trainer, name)
+        setattr(trainer, name, functools.wraps(original)(wrapper(original)))
+
+
+def install_replicas(reward_loop: ModuleType) -> None:
+    """Tell the reward workers where the replicas of a judge that verl serves are.
+
+    verl's router sends a request that a dead replica refused to that same replica again, and the next one as well:
+    an idle dead replica is always the least loaded. The judge's own client leaves it out.
+    """
+    manager = reward_loop.RewardLoopManager
+    if hasattr(manager, _MARK):
+        return
+    setattr(manager, _MARK, True)
+    start_workers = manager._init_reward_loop_workers
+
+    @functools.wraps(start_workers)
+    def wrapped(self: Any) -> None:
+        judge = OmegaConf.select(self.config, "reward.r1_reward.judge.name")
+        if self.reward_model_manager is not None and _is_ours(self) and judge in SERVED_BY_VERL:
+            urls = [f"http://{address}/v1" for address in self.reward_model_manager.server_addresses]
+            OmegaConf.update(self.config, "reward.r1_reward.judge.urls", urls, force_add=True)
+        start_workers(self)
+
+    manager._init_reward_loop_workers = wrapped
+
+
+def too_many_failed(metrics: Mapping[str, float], settings: RewardSettings) -> str | None:
+    """Say why a step with these `reward_metrics` ends the run by the user's settings, or None."""
+    failed, asked = metrics.get("judge/failed", 0.0), metrics.get("judge/asked", 0.0)
+    if not failed or (settings.on_failure == "zero" and failed <= settings.max_failed_share * asked):
+        return None
+    limit = (
+        "reward.r1_reward.on_failure=fail allows none"
+        if settings.on_failure == "fail"
+        else f"reward.r1_reward.max_failed_share={settings.max_failed_share} allows {settings.max_failed_share:.0%}"
+    )
+    return f"the judge could not be reached for {failed:.0f} of {asked:.0f} judgements of this step; {limit}"
+
+
+def _is_ours(trainer: Any) -> bool:
+    return bool(trainer.config.reward.reward_manager.name == "r1_reward")
+
+
+def _remember_data(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the place in the data where each step begins, to go back to where a step is given up."""
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_ours(self):
+            if not hasattr(self, "_r1reward_first_step"):
+                self._r1reward_first_step = self.global_steps
+            self._r1reward_data = self.train_dataloader.state_dict()
+        return step(self, *args, **kwargs)
+
+    return wrapped
+
+
+def _watch_rewards(balance_batch: Callable[..., Any]) -> Callable[..., Any]:
+    """Log the step's rewards, and stop before training on them if the judge was gone.
+
+    verl balances a batch as soon as all its rewards are there, and before it is padded.
+    """
+
+    def wrapped(self: Any, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if _is_ours(self):
+            found = reward_metrics(_infos(batch))
+            metrics.update(found)
+            settings = RewardSettings.from_config(self.config.reward.get("r1_reward"))
+            if reason := too_many_failed(found, settings):
+                raise JudgeFailed(f"{reason}. {_save(self)}")
+            if found.get("judge/failed"):
+                logger.error(
+                    "step %d: the judge could not be reached for %.0f of %.0f judgements; their consistency is 0",
+                    self.global_steps,
+                    found["judge/failed"],
+                    found["judge/asked"],
+                )
+        return balance_batch(self, batch, metrics, *args, **kwargs)
+
+    return wrapped
+
+
+def _infos(batch: Any) -> list[Mapping[str, Any]]:
+    import transfer_queue as tq
+
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    fields = list(data["extra_fields"])
+    return [field["reward_extra_info"] for field in fields if field and field.get("reward_extra_info")]
+
+
+def _save(trainer: Any) -> str:
+    """Save what was trained before this step, unless verl just did, and say where training can go on."""
+    import torch
+
+    done = trainer.global_steps - 1
+    if done < trainer._r1reward_first_step:
+        return "Nothing was trained since the start, so there is nothing to save: bring the judge back and start again"
+    settings = trainer.config.trainer
+    if settings.save_freq <= 0 or done % settings.save_freq:
+        trainer.global_steps = done
+        trainer._save_checkpoint()
+        if trainer.trainer_mode == "sync":  # the other modes save what is on its way themselves
+            # This step's pairs are still to be trained on.
+            path = os.path.join(settings.default_local_dir, f"global_step_{done}", "data.pt")
+            torch.save(trainer._r1reward_data, path)
+    return (
+        f"The checkpoint of step {done} is saved in {settings.default_local_dir}: bring the judge back, and the same "
+        "command goes on from there"
+    )
+
+
+def _reward_colocated(compute_reward: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a reward model on the training GPUs the labels too; verl hands it the texts only.
+
+    The parts of the reward go where those of a streamed reward are, so that validation and the step's log find them.
+    """
+
+    def wrapped(self: Any, batch: Any, metrics: dict[str, Any] | None = None) -> Any:
+        return _score_batch(self, batch) if _is_ours(self) else compute_reward(self, batch, metrics)
+
+    return wrapped
+
+
+_ROW = ("reward_model", "data_source", "extra_info")
+
+
+def _score_batch(trainer: Any, batch: Any) -> Any:
+    import torch
+    import transfer_queue as tq
+    from verl import DataProto
+    from verl.utils import tensordict_utils as tu
+
+    where = {"keys": batch.keys, "partition_id": batch.partition_id}
+    data = tq.kv_batch_get(**where, select_fields=["prompts", "responses", "extra_fields", *_ROW])
+    lengths = {name: data[name].offsets().diff() for name in ("prompts", "responses")}
+    padded = {name: data[name].to_padded_tensor(padding=trainer.tokenizer.pad_token_id) for name in lengths}
+    masks = [trainer._lengths_to_mask(lengths[name], padded[name].size(1)) for name in lengths]
+    rows = {name: _objects(list(data[name])) for name in _ROW}
+    scored = trainer.reward_loop_manager.compute_rm_score(
+        DataProto.from_dict(tensors={**padded, "attention_mask": torch.cat(masks, dim=1)}, non_tensors=rows)
+    )
+    scores = scored.batch["rm_scores"]
+    infos = {key: scored.non_tensor_batch[key] for key in scored.meta_info["reward_extra_keys"]}
+    fields = [
+        {**(old or {}), "reward_extra_info": {key: values[index].item() for key, values in infos.items()}}
+        for index, old in enumerate(list(data["extra_fields"]))
+    ]
+    rewards = torch.nested.as_nested_tensor(
+        [scores[index, :length] for index, length in enumerate(lengths["responses"].tolist())], layout=torch.jagged
+    )
+    tq.kv_batch_put(**where, fields=tu.get_tensordict({"rm_scores": rewards, "extra_fields": fields}))
+    return batch
+
+
+def _objects(values: Sequence[Any]) -> Any:
+    import numpy as np
+
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
