@@ -163,7 +163,8 @@ class ChatServer:
             request.transport.abort()
             return web.Response()
         if not answer.close and answer.repeat == 1:
-            return web.Response(body=raw, status=answer.status, headers=answer.headers)
+            kind = None if isinstance(body, str | bytes) else "application/json"
+            return web.Response(body=raw, status=answer.status, headers=answer.headers, content_type=kind)
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         if answer.close:
             response.content_length = 2 * len(raw)

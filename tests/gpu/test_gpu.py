@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from r1reward_verl import stable_reinforce
+from r1reward_verl.rewards.consistency import SERVED_BY_VERL
 from r1reward_verl.toy.build import Sizes, build
 
 pytestmark = [
@@ -29,11 +30,21 @@ def test_the_algorithm_computes_the_same_as_on_the_cpu():
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
 
 
-def test_two_steps_of_the_real_recipe_on_one_gpu(tmp_path):
-    """The toy's tiny model through the recipe for 7B: bf16, packed sequences, vLLM with its kernels."""
-    toy = build(tmp_path / "toy", Sizes(sft_rows=64, train_rows=64, val_pairs=4, test_pairs=1))
+@pytest.mark.parametrize("judge", ["rules", "colocated", "pool"])
+def test_two_steps_of_the_real_recipe(tmp_path, judge):
+    """The toy's tiny model through the recipe for 7B: bf16, packed sequences, vLLM with its kernels.
+
+    A judge on the same GPU is woken after each rollout and put to sleep before training; a pool has its own GPU.
+    """
+    if judge == "pool" and torch.cuda.device_count() < 2:
+        pytest.skip("a pool beside the training needs a second GPU")
+    toy = build(
+        tmp_path / "toy", Sizes(sft_rows=64, train_rows=64, val_pairs=4, test_pairs=1), judge=judge in SERVED_BY_VERL
+    )
     metrics = tmp_path / "metrics.jsonl"
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", "+recipe=r1_reward", "+hardware=1gpu"]
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "+recipe=r1_reward", "+hardware=1gpu", f"judge={judge}"]
+    if judge in SERVED_BY_VERL:
+        command += [f"reward.reward_model.model_path={toy}/judge"]
     command += [f"data.train_files={toy}/train.parquet", f"data.val_files={toy}/val.parquet"]
     command += [f"actor_rollout_ref.model.path={toy}/model", "data.max_prompt_length=256"]
     command += [
@@ -57,4 +68,5 @@ def test_two_steps_of_the_real_recipe_on_one_gpu(tmp_path):
     for step in (1, 2):
         assert steps[step]["training/rollout_probs_diff_mean"] < 0.02  # bf16
         assert "stable_reinforce/filtered_tokens" in steps[step]
+        assert steps[step]["judge/failed"] == 0
     assert (tmp_path / "checkpoints" / "global_step_2" / "actor" / "huggingface" / "config.json").exists()

@@ -15,8 +15,8 @@ import random
 import re
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -27,11 +27,6 @@ import aiohttp
 from yarl import URL
 
 from r1reward_verl import __version__
-
-if sys.version_info >= (3, 11):
-    from asyncio import timeout as time_limit
-else:  # the same thing, which aiohttp brings along
-    from async_timeout import timeout as time_limit
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +157,38 @@ class _Outage:
         self._abandon()
 
 
+class _Limit:
+    """Ends the enclosed awaits with asyncio.TimeoutError after `seconds`, or when anybody calls `expire`.
+
+    asyncio.timeout would do, from Python 3.11 on.
+    """
+
+    def __init__(self, seconds: float, running: set[_Limit]) -> None:
+        self._seconds, self._running, self._expired = seconds, running, False
+
+    def __enter__(self) -> None:
+        self._task: Any = asyncio.current_task()
+        if sys.version_info >= (3, 11):
+            self._cancelled_before = self._task.cancelling()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self.expire)
+        self._running.add(self)
+
+    def expire(self) -> None:
+        if not self._expired:
+            self._expired = True
+            self._task.cancel()
+
+    def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        self._running.discard(self)
+        if not self._expired:
+            return
+        if sys.version_info >= (3, 11) and self._task.uncancel() > self._cancelled_before:
+            return  # the caller was cancelled at the same moment, which goes first
+        if raised is asyncio.CancelledError:
+            raise asyncio.TimeoutError
+
+
 class ChatClient:
     """Sends chat requests to OpenAI-compatible servers; made anywhere, used within one event loop, closed at the end.
 
@@ -215,7 +242,7 @@ class ChatClient:
         self._free = concurrency
         self._calls = 0
         self._queue: deque[asyncio.Future[tuple[_Server, float] | None]] = deque()
-        self._limits: set[Any] = set()
+        self._limits: set[_Limit] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._sessions: list[aiohttp.ClientSession] = []  # one that keeps connections, one that never does
         self._closed = False
@@ -265,7 +292,7 @@ class ChatClient:
                     # Not before its turn: thousands may be waiting.
                     payload = payload or json.dumps({"messages": messages, **body}).encode()
                     requests += 1
-                    async with self._limit():
+                    with self._limit():
                         value = await self._ask(server, payload, read, self._sessions[requests > 1])
                 except _CAUGHT as caught:
                     error = self._describe(server, caught)
@@ -302,7 +329,7 @@ class ChatClient:
         for server in self._servers:
             error = ""
             try:
-                async with self._limit():
+                with self._limit():
                     found[server.url] = await self._list(server, self._sessions[0])
             except _CAUGHT as caught:
                 error = self._describe(server, caught)
@@ -394,14 +421,8 @@ class ChatClient:
         server.answered()
         self._outage.answered(self._loop.time())
 
-    @asynccontextmanager
-    async def _limit(self) -> AsyncIterator[None]:
-        async with time_limit(self._timeout) as limit:
-            self._limits.add(limit)
-            try:
-                yield
-            finally:
-                self._limits.discard(limit)
+    def _limit(self) -> _Limit:
+        return _Limit(self._timeout, self._limits)
 
     def _abandon(self) -> None:
         """Send everybody home: those who wait for their turn, and those on the wire."""
@@ -409,8 +430,7 @@ class ChatClient:
             if not (turn := self._queue.popleft()).done():
                 turn.set_result(None)
         for limit in self._limits:
-            with suppress(RuntimeError):  # it has just run out by itself
-                (limit.reschedule if sys.version_info >= (3, 11) else limit.update)(self._loop.time())
+            limit.expire()
 
     async def _ask(
         self, server: _Server, payload: bytes, read: Callable[[Any], T | None], session: aiohttp.ClientSession

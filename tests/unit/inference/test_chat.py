@@ -2,13 +2,15 @@
 
 import asyncio
 import gc
+import gzip
 import json
 import logging
 import re
 import socket
+import threading
 import time
 import tracemalloc
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from itertools import pairwise
@@ -130,7 +132,8 @@ class TestRequest:
 
     def test_cookies_are_not_kept(self):
         with ChatServer(Answer(headers={"Set-Cookie": "session=1; Path=/"})) as server:
-            replies([server.url], "1", "2", together=False)
+            by_name = server.url.replace("127.0.0.1", "localhost")  # a cookie jar takes none from a bare address
+            replies([by_name], "1", "2", together=False)
             assert all("Cookie" not in request.headers for request in server.requests)
 
     def test_proxies_of_the_environment_are_not_used(self, server, monkeypatch):
@@ -291,6 +294,11 @@ class TestUnreadable:
         reply = run(lambda client: ask(client, read=lambda _: value), [server.url])
         assert (reply.status, reply.value) == ("ok", value)
 
+    def test_a_compressed_answer_stays_compressed(self):
+        body = gzip.compress(json.dumps(completion("1")).encode())
+        with ChatServer(Answer(body, headers={"Content-Encoding": "gzip"})) as server:
+            assert replies([server.url], "1")[0].status == "unreadable"
+
     def test_100_mb_are_not_read(self):
         with ChatServer(Answer(b"x" * 100_000, repeat=1000)) as server:
             replies([server.url], "warm up", retries=0)
@@ -352,6 +360,11 @@ class TestRetried:
         with ChatServer(Answer(" ", repeat=200, pause=0.02)) as server:
             (reply,) = replies([server.url], "1", timeout=0.2, max_wait=0.5)
         assert "no complete answer within 0.2 s" in reply.error
+
+    def test_goes_before_those_who_still_wait(self):
+        with ChatServer(in_turn(Answer(status=500), Answer())) as server:
+            replies([server.url], *"123", concurrency=1)
+            assert [request.text for request in server.requests] == ["1", "1", "2", "3"]
 
     def test_a_request_gives_up_after_its_own_retries_while_others_succeed(self):
         def script(request):
@@ -452,6 +465,18 @@ class TestRetryAfter:
         with ChatServer(in_turn(Answer(status=429, headers={"Retry-After": wait}), Answer())) as server:
             (reply,) = replies([server.url], "1", max_wait=1.0)
             assert reply.seconds < 1.5
+
+    def test_nor_does_it_keep_a_server_from_work_for_longer(self):
+        told = Answer(status=429, headers={"Retry-After": "100000"})
+        with ChatServer(in_turn(told, Answer())) as busy, ChatServer() as other:
+
+            async def go(client):
+                before = [await ask(client) for _ in range(4)]
+                await asyncio.sleep(1.1)
+                return before + [await ask(client) for _ in range(4)]
+
+            assert {reply.status for reply in run(go, [busy.url, other.url], max_wait=1.0)} == {"ok"}
+            assert len(busy.requests) > 1
 
     def test_a_server_that_only_ever_says_429_is_an_outage(self):
         with ChatServer(Answer(status=429, headers={"Retry-After": "0.2"})) as server:
@@ -621,6 +646,15 @@ class TestOutage:
         assert sum(reply.retries for reply in found) >= 2
         assert not caplog.records
 
+    def test_is_counted_from_the_last_success(self):
+        def script(request):
+            return Answer(delay=(9.0, 0.6, 0.1)[min(request.number, 2)])
+
+        with ChatServer(script) as server:  # the first ends unanswered after 0.9 s, 0.3 s after the success of another
+            first, second = replies([server.url], "first", "second", timeout=0.9, max_wait=1.0)
+        assert (first.status, second.status) == ("ok", "ok")
+        assert first.seconds > 1.0  # counted from its own start, the service would have been given up
+
     def test_time_in_which_nobody_asks_is_no_outage(self):
         with ChatServer(in_turn(Answer(status=500), Answer(status=500), Answer())) as server:
 
@@ -686,8 +720,36 @@ class TestEnd:
             assert {(reply.status, reply.error) for reply in found} == {("failed", "the client is closed")}
             assert soon(lambda: server.connections == 0)
 
+    def test_a_call_whose_turn_comes_as_the_client_closes_ends(self, server):
+        async def go(client):
+            async def first():
+                await ask(client)
+                await client.close()
+
+            return (await asyncio.gather(first(), ask(client)))[1]
+
+        reply = run(go, [server.url], concurrency=1)
+        assert (reply.status, reply.error) == ("failed", "the client is closed")
+
+    def test_a_call_cancelled_as_its_turn_comes_gives_it_to_the_next(self, server):
+        async def go(client):
+            async def first():
+                await ask(client)
+                second.cancel()
+
+            before = asyncio.ensure_future(first())
+            await asyncio.sleep(0)
+            second = asyncio.ensure_future(ask(client, "second"))
+            await before
+            return await asyncio.wait_for(ask(client, "third"), 1.0)
+
+        assert run(go, [server.url], concurrency=1).value == "third"
+        assert [request.text for request in server.requests] == ["1", "third"]
+
     def test_an_ended_loop_leaves_no_socket_and_no_complaint(self, recwarn, caplog):
-        with ChatServer(in_turn(Answer(), Answer(close=True), Answer("x"), Answer(status=500), Answer())) as server:
+        endless = Answer(b"x" * 100_000, repeat=100)
+        script = in_turn(Answer(), Answer(close=True), endless, Answer("x"), Answer(status=500), Answer())
+        with ChatServer(script) as server:
             replies([server.url], *"123456", concurrency=3)
             assert soon(lambda: server.connections == 0)
         gc.collect()
@@ -726,3 +788,22 @@ class TestKey:
         for text in (*said, caplog.text):
             assert "sk-b2" not in text
             assert "secret" not in text
+
+    def test_half_a_key_in_a_broken_answer_is_not_quoted(self):
+        raw = f"HTTP/1.1 200 OK\r\nno header {KEY[:9]}\r\n\r\n".encode()
+
+        def serve(listener):
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(raw)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=serve, args=(listener,), daemon=True).start()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            (reply,) = replies([url], "1", api_key=KEY, timeout=0.4, max_wait=0.4)
+            listener.shutdown(socket.SHUT_RDWR)
+        assert "sk-b2" not in reply.error
+        assert "ClientResponseError" in reply.error
