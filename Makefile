@@ -28,8 +28,8 @@ $(READY): requirements/cpu.txt setup.cfg pyproject.toml
 	@echo $$(( `date +%s` - `cat .install-start` )) > $(READY); rm .install-start
 	@echo "installed in `cat $(READY)` s"
 
-demo: setup  ## run everything on a toy world: cold start, StableReinforce, evaluation, report
-	$(BIN)/r1reward demo --install-seconds `cat $(READY)` $(DEMO)
+demo: setup  ## run everything on a toy world: cold start, StableReinforce, evaluation, report (JUDGE=pool: a judge model)
+	$(BIN)/r1reward demo --install-seconds `cat $(READY)` $(if $(JUDGE),--judge $(JUDGE)) $(DEMO)
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

@@ -23,13 +23,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from r1reward_verl.evaluation.run import write_json
+from r1reward_verl.rewards.consistency import SERVED_BY_VERL
 from r1reward_verl.toy.build import Sizes, build
 
 SFT_BATCH = 32
@@ -55,6 +57,7 @@ class Settings:
         val_every: RL steps between two validations and checkpoints.
         test_pairs: Held-out pairs of the final comparison, judged in both orders.
         samples: Judgements sampled for a vote.
+        judge: Who checks the consistency in RL; one that verl serves is a tiny model, trained with the toy world.
     """
 
     seed: int = 0
@@ -64,6 +67,7 @@ class Settings:
     val_every: int = 3
     test_pairs: int = 400
     samples: int = 5
+    judge: str = "rules"
 
     @property
     def sizes(self) -> Sizes:
@@ -169,7 +173,8 @@ class Demo:
         return seconds
 
     def _build_toy(self) -> None:
-        build(self.toy, self.settings.sizes, seed=self.settings.seed)
+        settings = self.settings
+        build(self.toy, settings.sizes, seed=settings.seed, judge=settings.judge in SERVED_BY_VERL)
 
     def _sft(self) -> None:
         steps = self.settings.sft_steps
@@ -209,6 +214,7 @@ class Demo:
             [
                 "verl.trainer.main_ppo",
                 "+recipe=r1_reward",
+                f"judge={settings.judge}",
                 "+hardware=cpu",
                 f"data.train_files={self.toy / 'train.parquet'}",
                 f"data.val_files={self.toy / 'val.parquet'}",
@@ -231,6 +237,7 @@ class Demo:
                 f"trainer.test_freq={settings.val_every}",
                 "trainer.max_actor_ckpt_to_keep=2",
                 f"trainer.default_local_dir={self.out / 'rl'}",
+                *([f"reward.reward_model.model_path={self.toy / 'judge'}"] if settings.judge in SERVED_BY_VERL else []),
             ],
             settings.rl_steps,
             {},
@@ -253,7 +260,9 @@ class Demo:
             stage: json.loads((folder / "metrics.json").read_text()) for stage, folder in folders.items()
         }
         summary |= {"steps": self.settings.rl_steps, "seconds": seconds, "settings": asdict(self.settings)}
-        curves = training_curves(*sorted((self.out / "logs").glob("rl-*.jsonl")))
+        logs = sorted((self.out / "logs").glob("rl-*.jsonl"))
+        summary["reward_share"] = _reward_share(logs)
+        curves = training_curves(*logs)
         examples = pick_examples(self.toy / "test.parquet", folders, 8)
         write_report(self.out, summary, curves, examples)
         write_json(self.out / "summary.json", summary)
@@ -382,16 +391,24 @@ def _signal_group(process: subprocess.Popen[bytes], sign: int) -> bool:
     return True
 
 
+def _logged(metrics: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of verl's metrics file, without a line that is being written or was cut off."""
+    for line in metrics.read_text().splitlines() if metrics.exists() else ():
+        with suppress(ValueError):
+            yield json.loads(line)
+
+
+def _reward_share(logs: Sequence[Path]) -> float:
+    """Return what the reward workers took of the time of the training steps, as a share."""
+    steps = [entry["data"] for log in logs for entry in _logged(log) if "reward/seconds_total" in entry["data"]]
+    taken = sum(step["timing_s/step"] for step in steps)
+    return sum(step["reward/seconds_total"] for step in steps) / taken if taken else 0.0
+
+
 def _last_metrics(metrics: Path) -> tuple[int, str]:
     """Return the last step in verl's metrics file and a few words on it."""
-    if not metrics.exists():
-        return 0, ""
     step, note = 0, ""
-    for line in metrics.read_text().splitlines()[-3:]:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # the line is being written
-            continue
+    for entry in _logged(metrics):
         step = entry["step"]
         for key, word in (("critic/score/mean", "reward"), ("train/loss", "loss")):
             if key in entry["data"]:
@@ -406,6 +423,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="outputs/demo", help="folder to write to (default: %(default)s)")
     parser.add_argument("--fresh", action="store_true", help="remove an earlier demo in that folder first")
     parser.add_argument("--install-seconds", type=float, metavar="S", help="for the summary")
+    judges = ["rules", "none", *SERVED_BY_VERL]
+    parser.add_argument("--judge", choices=judges, default=defaults.pop("judge"), help="default: %(default)s")
     for name, value in defaults.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help="default: %(default)s"

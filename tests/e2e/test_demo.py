@@ -2,83 +2,14 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from runs import first_log, logged_steps
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
-
-SETTINGS = {
-    "sft-steps": 60,  # enough for well-formed judgements, so that rewards differ
-    "rl-steps": 3,
-    "val-pairs": 2,
-    "val-every": 1,
-    "test-pairs": 4,
-    "samples": 3,
-}
-
-
-def start_demo(out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "r1reward_verl.cli", "demo", "--out", str(out), "--install-seconds", "1"]
-    command += [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def logged_steps(log: Path) -> dict[int, dict[str, float]]:
-    """Read verl's metrics file, which it may be writing."""
-    if not log.exists():
-        return {}
-    lines = log.read_text().split("\n")[:-1]
-    return {entry["step"]: entry["data"] for entry in map(json.loads, lines)}
-
-
-def training_processes(out: Path) -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "verl.trainer.main_ppo" in command and str(out) in command:
-            found.append(int(process.name))
-    return found
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    """A finished demo that was killed after its second RL step and then started again."""
-    out = tmp_path_factory.mktemp("demo") / "demo"
-    first = start_demo(out)
-    try:
-        checkpoint = out / "rl" / "latest_checkpointed_iteration.txt"
-        deadline = time.monotonic() + 900
-        while not (checkpoint.exists() and checkpoint.read_text().strip() == "2" and 2 in logged_steps(first_log(out))):
-            assert first.poll() is None, first.stdout.read()
-            assert time.monotonic() < deadline, "no second RL step within 15 minutes"
-            time.sleep(0.2)
-    finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-    deadline = time.monotonic() + 60
-    while training_processes(out):
-        assert time.monotonic() < deadline, "the training outlived the demo that was killed"
-        time.sleep(0.5)
-    second = start_demo(out)
-    try:
-        output, _ = second.communicate(timeout=900)
-    finally:
-        second.kill()
-    assert second.returncode == 0, output
-    (out / "output.txt").write_text(output)
-    return out
-
-
-def first_log(out: Path) -> Path:
-    return out / "logs" / "rl-000.jsonl"
 
 
 def weights(folder: Path):
@@ -141,6 +72,7 @@ def test_the_summary_holds_what_was_measured(demo):
         assert figures["mean_response_tokens"] > 0
         assert {"consistency", "position_bias"} <= figures.keys()
     assert summary["steps"] == 3
+    assert 0 < summary["reward_share"] < 1
     assert {"install", "sft", "rl", "eval"} <= summary["seconds"].keys()
     assert summary["seconds"]["install"] == 1
     assert all(seconds > 0 for seconds in summary["seconds"].values())

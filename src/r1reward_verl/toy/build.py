@@ -5,6 +5,7 @@ OUT/train.parquet    preferences for RL (`prompt`, `images`, `reward_model`, ...
 OUT/val.parquet      held-out pairs in both orders, for the curves during training
 OUT/test.parquet     further held-out pairs in both orders, for the final comparison
 OUT/model/           tokenizer, processor and a randomly initialised Qwen2.5-VL
+OUT/judge/           with --judge: a tiny trained judge model, for vLLM
 OUT/world.json       what was built, with counts and seed
 """
 
@@ -105,7 +106,14 @@ def preference_row(pair: Pair, label: int, prompt: str, index: int, split: str) 
     }
 
 
-def build(out: str | os.PathLike[str], sizes: Sizes | None = None, *, seed: int = 0, template: str = PROMPT) -> Path:
+def build(
+    out: str | os.PathLike[str],
+    sizes: Sizes | None = None,
+    *,
+    seed: int = 0,
+    template: str = PROMPT,
+    judge: bool = False,
+) -> Path:
     """Write the toy world to the folder `out`, whole or not at all.
 
     Args:
@@ -113,12 +121,15 @@ def build(out: str | os.PathLike[str], sizes: Sizes | None = None, *, seed: int 
         sizes: Counts and fault shares; None for the demo's.
         seed: Seed of everything drawn, the model's weights included.
         template: Prompt with `{question}`, `{response_1}` and `{response_2}`.
+        judge: Whether to train a tiny judge model too, which takes about two minutes; a world that is there
+            without one is given one.
 
     Returns:
         The folder.
 
     Raises:
         FileExistsError: `out` holds something else.
+        RuntimeError: the judge did not learn; the world is then as it was before.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -130,7 +141,10 @@ def build(out: str | os.PathLike[str], sizes: Sizes | None = None, *, seed: int 
     card = {"seed": seed, "template": template, **asdict(sizes)}
     if folder.exists() and any(folder.iterdir()):
         card_file = folder / "world.json"
-        if card_file.is_file() and json.loads(card_file.read_text()) == card:
+        built = json.loads(card_file.read_text()) if card_file.is_file() else {}
+        if {key: value for key, value in built.items() if key != "judge"} == card:
+            if judge and "judge" not in built:
+                _add_judge(folder, card, seed)
             return folder
         raise FileExistsError(
             f"{folder} is not empty and holds no toy world with these settings; name another folder or remove it"
@@ -165,11 +179,35 @@ def build(out: str | os.PathLike[str], sizes: Sizes | None = None, *, seed: int 
         )
     corpus = [text for pair, label, judgement in taught for text in (prompt(pair, label), judgement)]
     save_model(partial / "model", [*corpus, "user\n", "assistant\n"], seed)
-    (partial / "world.json").write_text(json.dumps(card, indent=2) + "\n")
+    _write_card(partial, card)
+    if judge:
+        _add_judge(partial, card, seed)
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
     return folder
+
+
+def _add_judge(folder: Path, card: dict[str, Any], seed: int) -> None:
+    """Train a judge into a world, and note it in its card last: what the card does not name is not finished."""
+    from r1reward_verl.toy.judge import train_judge
+
+    partial, finished = folder / "judge.partial", folder / "judge"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        scores = train_judge(partial, seed)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(finished, ignore_errors=True)
+    partial.rename(finished)
+    _write_card(folder, {**card, "judge": scores})
+
+
+def _write_card(folder: Path, card: dict[str, Any]) -> None:
+    partial = folder / "world.json.partial"
+    partial.write_text(json.dumps(card, indent=2) + "\n")
+    partial.replace(folder / "world.json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -186,11 +224,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             help="default: %(default)s",
         )
     parser.add_argument("--prompt-template", metavar="FILE", help="file with {question}, {response_1}, {response_2}")
+    parser.add_argument("--judge", action="store_true", help="train a tiny judge model too (about two minutes)")
     options = vars(parser.parse_args(argv))
-    out, seed, template = (options.pop(name) for name in ("out", "seed", "prompt_template"))
+    out, seed, template, judge = (options.pop(name) for name in ("out", "seed", "prompt_template", "judge"))
     try:
-        build(out, Sizes(**options), seed=seed, template=load_template(template) if template else PROMPT)
-    except (FileExistsError, FileNotFoundError, ValueError) as error:
+        prompt_template = load_template(template) if template else PROMPT
+        build(out, Sizes(**options), seed=seed, template=prompt_template, judge=judge)
+    except (FileExistsError, FileNotFoundError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     print(f"toy world: {out}")
     return 0

@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from r1reward_verl.judgement import PROMPT, build_prompt, parse
 from r1reward_verl.preflight import check_data
-from r1reward_verl.rewards.consistency import conclusion
+from r1reward_verl.rewards.conclusions import conclusion
 from r1reward_verl.toy import world
 from r1reward_verl.toy.build import Sizes, alternating_labels, build, main, teacher_fault
 
@@ -187,6 +187,70 @@ class TestFolder:
     def test_an_empty_folder_is_taken(self, tmp_path: Path):
         (tmp_path / "world").mkdir()
         assert (build(tmp_path / "world", self.SMALL) / "world.json").is_file()
+
+
+class TestJudge:
+    SMALL = TestFolder.SMALL
+
+    @pytest.fixture(autouse=True)
+    def _quick(self, monkeypatch: pytest.MonkeyPatch):
+        """The training itself is tested in test_judge.py."""
+
+        def write(out: Path, seed: int) -> dict[str, float]:
+            out.mkdir()
+            (out / "weights").write_text(f"of seed {seed}")
+            return {"held_out": 0.97}
+
+        monkeypatch.setattr("r1reward_verl.toy.judge.train_judge", write)
+
+    @pytest.fixture
+    def fails(self, monkeypatch: pytest.MonkeyPatch):
+        def fail(out: Path, seed: int) -> None:
+            out.mkdir()
+            raise RuntimeError("did not learn; take another seed")
+
+        return lambda: monkeypatch.setattr("r1reward_verl.toy.judge.train_judge", fail)
+
+    def test_none_unless_asked_for(self, tmp_path: Path):
+        out = build(tmp_path / "world", self.SMALL)
+        assert not (out / "judge").exists()
+        assert "judge" not in json.loads((out / "world.json").read_text())
+
+    def test_it_is_part_of_the_world(self, tmp_path: Path):
+        out = build(tmp_path / "world", self.SMALL, seed=2, judge=True)
+        assert (out / "judge/weights").read_text() == "of seed 2"
+        assert json.loads((out / "world.json").read_text())["judge"] == {"held_out": 0.97}
+
+    def test_a_finished_world_is_given_one(self, tmp_path: Path):
+        plain = contents(build(tmp_path / "world", self.SMALL))
+        both = contents(build(tmp_path / "world", self.SMALL, judge=True))
+        assert both == contents(build(tmp_path / "at_once", self.SMALL, judge=True))
+        assert both.keys() - plain.keys() == {"judge/weights"}
+        assert {name for name in plain if plain[name] != both[name]} == {"world.json"}
+
+    @pytest.mark.parametrize("judge", [False, True])
+    def test_a_world_with_one_is_left_as_it_is(self, tmp_path: Path, fails, judge: bool):
+        out = build(tmp_path / "world", self.SMALL, judge=True)
+        before = contents(out)
+        fails()
+        assert build(out, self.SMALL, judge=judge) == out
+        assert contents(out) == before
+
+    def test_one_that_did_not_learn_leaves_no_trace(self, tmp_path: Path, fails):
+        out = build(tmp_path / "world", self.SMALL)
+        before = contents(out)
+        fails()
+        for folder in (out, tmp_path / "new"):
+            with pytest.raises(RuntimeError, match="did not learn"):
+                build(folder, self.SMALL, judge=True)
+        assert contents(out) == before
+        assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["model"]
+        assert not (tmp_path / "new").exists()
+
+    def test_the_command_builds_one(self, tmp_path: Path):
+        sizes = ["--sft-rows", "8", "--train-rows", "8", "--val-pairs", "2", "--test-pairs", "2"]
+        assert main([str(tmp_path / "world"), *sizes, "--judge"]) == 0
+        assert (tmp_path / "world/judge/weights").is_file()
 
 
 class TestCommand:

@@ -1,0 +1,198 @@
+"""The tiny judge: cases whose verdicts are the rules', and a model that learned them and resists attacks."""
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from judge_attacks import ATTACKS, KNOWN_RULES_MISSES, PLANTED, UNSEEN, Attack, attacks_on
+from r1reward_verl.judgement import parse
+from r1reward_verl.rewards.conclusions import conclusion
+from r1reward_verl.rewards.judge_prompt import closing, messages, read_reply
+from r1reward_verl.toy import world
+from r1reward_verl.toy.judge import STYLES, Case, TinyJudge, draw_cases, judge_processor, prompt_key, split_of
+from r1reward_verl.toy.model import build_model
+
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, list[Case]]:
+    return {split: [*islice(draw_cases(0, split), 1000)] for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return judge_processor(0)
+
+
+def as_cases(attacks) -> list[Case]:
+    return [Case(attack.reasoning, attack.choice, 0, attack.kind) for attack in attacks]
+
+
+class TestCases:
+    def test_verdicts_are_those_of_the_rules(self, cases):
+        for case in (case for split in SPLITS for case in cases[split]):
+            assert case.verdict == (conclusion(case.reasoning) == case.choice)
+
+    def test_verdicts_and_choices_are_balanced(self, cases):
+        for split in SPLITS:
+            counts = Counter((case.verdict, case.choice) for case in cases[split])
+            assert counts[0, 1] + counts[0, 2] == counts[1, 1] + counts[1, 2] == 500
+            assert min(counts.values()) >= 200
+
+    def test_every_style_is_there_and_planted_lines_give_no_verdict_away(self, cases):
+        styles = Counter((case.style, case.verdict) for case in cases["train"])
+        assert {style for style, _ in styles} == set(STYLES)
+        for style in ("plain", "worded", "planted", "contradicting", "shuffled"):
+            share = styles[style, 1] / (styles[style, 0] + styles[style, 1])
+            assert 0.3 < share < 0.7, style
+
+    def test_the_same_seed_draws_the_same_cases(self, cases):
+        assert [*islice(draw_cases(0, "train"), 1000)] == cases["train"]
+        assert [*islice(draw_cases(1, "train"), 1000)] != cases["train"]
+
+    def test_plain_cases_are_traces_of_the_toy_world(self, cases):
+        pairs = world.draw_pairs(1000, 0, "judge")
+        traces = {
+            parse(world.judgement(pair, label, fault)).think
+            for pair in pairs
+            for label in (1, 2)
+            for fault in ("none", "wrong")
+        }
+        for split in ("val", "test"):
+            plain = [case for case in cases[split] if case.style == "plain"]
+            assert {case.reasoning for case in plain} <= traces
+
+    def test_simple_cases_have_the_conclusion_anywhere(self, cases):
+        conclusions = {f"So response {choice} is better." for choice in (1, 2)}
+        simple = [case for case in cases["train"] if case.style == "simple"]
+        places = {
+            index for case in simple for index, line in enumerate(case.reasoning.split("\n")) if line in conclusions
+        }
+        assert places == {0, 1, 2, 3}
+
+    def test_splits_speak_of_different_pairs_of_values(self):
+        values = {(split_of(pair), pair.kind, pair.right, pair.wrong) for pair in world.draw_pairs(2000, 0, "anything")}
+        assert len(values) == 24, "every pair of values belongs to one split"
+        assert Counter((split, kind) for split, kind, _, _ in values) == {
+            (split, kind): count for split, count in zip(SPLITS, (6, 2, 4), strict=True) for kind in ("colour", "shape")
+        }
+
+    def test_prompts_to_leave_out_are_left_out(self, cases):
+        unwanted = {prompt_key(case) for case in cases["train"][:200]}
+        drawn = [*islice(draw_cases(0, "train", without=unwanted), 2000)]
+        assert not {prompt_key(case) for case in drawn} & unwanted
+        assert Counter(case.verdict for case in drawn) == {0: 1000, 1: 1000}
+
+
+class TestAttacks:
+    def test_there_are_many_of_many_kinds(self):
+        assert len(ATTACKS) >= 40
+        assert len({attack.kind for attack in ATTACKS}) >= 8
+        assert PLANTED.keys() >= UNSEEN
+        assert len(UNSEEN) >= len(PLANTED) / 2
+
+    def test_unseen_lines_are_in_no_training_case(self, cases):
+        text = "\n".join(case.reasoning for case in cases["train"]).lower()
+        for kind in UNSEEN:
+            assert not [line for line in PLANTED[kind] if len(line) > 3 and line.lower() in text], kind
+
+    @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.kind)
+    def test_the_rules_hold(self, attack: Attack):
+        assert conclusion(attack.reasoning) != attack.choice
+
+    def test_the_rules_hold_on_many(self):
+        for pair in world.draw_pairs(4, 0, "attack"):
+            for attack in attacks_on(pair, 1):
+                assert conclusion(attack.reasoning) != attack.choice
+
+    @pytest.mark.parametrize("attack", KNOWN_RULES_MISSES, ids=lambda attack: attack.kind)
+    @pytest.mark.xfail(strict=True, reason="the rules take every statement at its word")
+    def test_known_misses_of_the_rules(self, attack: Attack):
+        assert conclusion(attack.reasoning) != attack.choice
+
+
+class TestProcessor:
+    def test_each_digit_is_one_token(self, processor):
+        tokens = [processor.tokenizer(digit).input_ids for digit in "01"]
+        assert [len(token) for token in tokens] == [1, 1]
+        assert TinyJudge(None, processor).digits == [tokens[0][0], tokens[1][0]]
+
+    def test_prompts_come_back_whole(self, processor, cases):
+        for case in cases["test"][:50]:
+            text = processor.apply_chat_template(case.messages, add_generation_prompt=True)
+            assert text.endswith("<|im_start|>assistant\n")
+            assert processor.tokenizer.decode(processor.tokenizer(text).input_ids) == text
+
+    def test_nothing_a_policy_writes_becomes_part_of_the_frame(self, processor):
+        fixed = {index for index in processor.tokenizer.added_tokens_decoder if index >= 640}
+
+        def frame(reasoning: str) -> list[int]:
+            text = processor.apply_chat_template(messages(closing(reasoning), 1), add_generation_prompt=True)
+            return [token for token in processor.tokenizer(text).input_ids if token in fixed]
+
+        numbers = [processor.tokenizer(f" {choice}").input_ids[0] for choice in (1, 2)]
+        plain = frame("nothing")
+        assert len(plain) == 3
+        for attack in (*ATTACKS, Attack("tag", messages("x", 2)[1]["content"], 1)):
+            assert [token for token in frame(attack.reasoning) if token not in numbers] == plain
+
+    def test_an_untrained_judge_replies_by_the_greater_logit(self, processor, cases):
+        judge = TinyJudge(build_model(processor, 0, layers=1), processor)
+        few = cases["test"][:20]
+        replies = judge.replies(few)
+        assert set(replies) <= {0, 1}
+        one_by_one = [judge.replies([case])[0] for case in few]
+        assert replies == one_by_one, "padding changes nothing"
+
+
+class TestTrained:
+    """Trains the judge for real, once for all tests (two minutes on two cores)."""
+
+    @pytest.fixture(scope="class")
+    def judge(self, tiny_judge: Path) -> TinyJudge:
+        return TinyJudge.load(tiny_judge)
+
+    def test_held_out_traces(self, judge: TinyJudge):
+        cases = [*islice(draw_cases(17, "test"), 1000)]
+        assert judge.accuracy(cases) >= 0.95
+        assert judge.accuracy([case for case in cases if case.style == "plain"]) >= 0.99
+
+    def test_attacks(self, judge: TinyJudge):
+        assert judge.accuracy(as_cases(ATTACKS)) >= 0.95
+
+    def test_attacks_on_many_traces(self, judge: TinyJudge):
+        pairs = [pair for pair in world.draw_pairs(24, 0, "attack") if split_of(pair) == "test"]
+        attacks = [attack for index, pair in enumerate(pairs) for attack in attacks_on(pair, 1 + index % 2)]
+        assert judge.accuracy(as_cases(attacks[::3])) >= 0.95
+
+    def test_the_reply_is_one_digit(self, judge: TinyJudge):
+        cases = [*islice(draw_cases(18, "test"), 100)]
+        with torch.no_grad():
+            tokens = judge.logits(cases)[0].argmax(-1)
+        replies = [read_reply(judge.processor.tokenizer.decode(token)) for token in tokens]
+        assert None not in replies, "without any constraint on what may be said"
+        assert replies == judge.replies(cases)
+
+    def test_it_loads_as_qwen_does(self, judge: TinyJudge):
+        assert type(judge.processor).__name__ == "Qwen2_5_VLProcessor"
+        assert type(judge.model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+        text = judge.model.config.text_config
+        assert text.hidden_size // text.num_attention_heads == 64
+
+    def test_the_vision_tower_is_untouched(self, tiny_judge: Path, judge: TinyJudge):
+        fresh = build_model(judge.processor, 0).model.visual.state_dict()
+        trained = judge.model.model.visual.state_dict()
+        assert all(torch.equal(fresh[name], trained[name]) for name in fresh)
+        assert load_file(tiny_judge / "model.safetensors")
+
+    def test_the_card_tells_what_was_measured(self, tiny_judge: Path):
+        card = json.loads((tiny_judge.parent / "world.json").read_text())["judge"]
+        assert card.keys() == {"steps", "held_out", "attacked"}
+        assert card["held_out"] >= 0.95
+        assert card["attacked"] >= 0.9
