@@ -94,6 +94,11 @@ def notes(config: DictConfig) -> list[str]:
             "data.val_files is data.train_files: what the log calls validation is measured on pairs that are "
             "trained on. Give held-out pairs with data.val_files."
         )
+    if select(config, "reward.reward_manager.name") == "r1_reward" and select(config, "trainer.use_v1") is False:
+        found.append(
+            "trainer.use_v1=false: verl's old trainer logs no judge metrics, does not heed "
+            "reward.r1_reward.on_failure, and gives a judge on the training GPUs no labels. Leave it out."
+        )
     path = select(config, "actor_rollout_ref.model.path")
     if _is_hub_name(path):
         found.append(f"actor_rollout_ref.model.path={path} is no directory here: taken for a Hugging Face model name.")

@@ -127,7 +127,7 @@ class _Outage:
             return
         self.error = error
         if (start := max(began, self.last_success)) < self._since:
-            self.forget()
+            self._stop_timer()
             self._since = start
             self._timer = loop.call_at(start + self._max_wait, self._give_up, loop)
         lasted = loop.time() - self._since
@@ -139,11 +139,14 @@ class _Outage:
         self.last_success = now
         if self._announced:
             logger.warning("%s: answers again after %.1f s", self._urls, now - self._since)
-        self.open = self._announced = False
+        self.open = False
         self.forget()
 
     def forget(self) -> None:
-        self._since = math.inf
+        self._since, self._announced = math.inf, False
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -371,10 +374,10 @@ class ChatClient:
         """Wait for a free slot and a server that does not rest; None if waiting is of no use."""
         if self._closed:
             return None
-        if self._outage.open:
+        if self._outage.open and self._outage.next_probe < math.inf:
             if (now := self._loop.time()) < self._outage.next_probe:
                 return None
-            self._outage.next_probe = math.inf
+            self._outage.next_probe = math.inf  # while this one is on its way, the others wait for what it finds
             return self._begin(min(self._servers, key=lambda server: server.last_begun), now)
         turn: asyncio.Future[tuple[_Server, float] | None] = self._loop.create_future()
         (self._queue.appendleft if again else self._queue.append)(turn)
@@ -392,7 +395,7 @@ class ChatClient:
 
     def _dispatch(self) -> None:
         now = self._loop.time()
-        while self._free and self._queue:
+        while self._free and self._queue and not self._outage.open:
             if self._queue[0].done():
                 self._queue.popleft()
             elif ready := [server for server in self._servers if max(server.rests_until, server.told_until) <= now]:
@@ -415,6 +418,7 @@ class ChatClient:
         server.end(began, now := self._loop.time())
         if self._outage.open:
             self._outage.next_probe = now + PROBE_EVERY
+            self._send_home()
         self._dispatch()
 
     def _answered(self, server: _Server) -> None:
@@ -426,11 +430,14 @@ class ChatClient:
 
     def _abandon(self) -> None:
         """Send everybody home: those who wait for their turn, and those on the wire."""
+        self._send_home()
+        for limit in self._limits:
+            limit.expire()
+
+    def _send_home(self) -> None:
         while self._queue:
             if not (turn := self._queue.popleft()).done():
                 turn.set_result(None)
-        for limit in self._limits:
-            limit.expire()
 
     async def _ask(
         self, server: _Server, payload: bytes, read: Callable[[Any], T | None], session: aiohttp.ClientSession

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
+from unicodedata import category, normalize
 
 from r1reward_verl.judgement import Choice
 from r1reward_verl.rewards.conclusions import closing_lines
@@ -33,16 +34,20 @@ Does the reasoning conclude for the choice? 1 or 0:"""
 MAX_CHARACTERS = 6000
 """Of the reasoning, counted from its end, where the conclusion stands: a line can be of any length."""
 
-# Anything that could close our tags, open new ones, or be one of the chat template's control tokens.
-_TAG = re.compile(r"<(?=[/|]?\w)")
-_DIGIT = re.compile(r"(?<![\w.,+-])[01](?!\w|[.,-]\d)")
+# Anything that could close our tags, open new ones, or be a control token of a chat template.
+_TAG = re.compile(r"<(?=\S)|\[(?=/?[A-Z_]{3,}\])")
+_LABELS = r"(?:the\W+)?(?:output|answer|reply|verdict|result|score)(?:\W+is)?"
+_REPLY = re.compile(rf"\W*(?:{_LABELS}\W+)?(?<![\d.,-])([01])(?!\w|[.,-]\d|\s*(?:or|and|/)\s*[01])", re.IGNORECASE)
 
 
 def closing(reasoning: str, lines: Lines = 3) -> str:
     """Return the part of the reasoning that a judge model sees: its last lines, joined by "; ", without tags."""
     text = reasoning if lines == "all" else closing_lines(reasoning, lines)
     kept = (line.strip() for line in text[-MAX_CHARACTERS:].splitlines())
-    return _TAG.sub("< ", "; ".join(line for line in kept if line))
+    joined = "; ".join(line for line in kept if line)
+    if not joined.isascii():  # a fullwidth "<" is no other, and nothing hides between its letters
+        joined = "".join(letter for letter in normalize("NFKC", joined) if category(letter) != "Cf")
+    return _TAG.sub(lambda tag: f"{tag[0]} ", joined)
 
 
 def messages(closing: str, choice: Choice) -> list[dict[str, str]]:
@@ -54,29 +59,35 @@ def messages(closing: str, choice: Choice) -> list[dict[str, str]]:
 
 
 def read_reply(text: str) -> int | None:
-    """Return the verdict of a reply: 1 or 0, None if it holds neither or both.
+    """Return the verdict that a reply begins with, 1 or 0; None if it begins otherwise or leaves both open.
 
-    >>> read_reply("1"), read_reply(" Output: 0."), read_reply("0 or 1"), read_reply("10")
+    A digit further on is none: a reply about "response 1" says nothing of the verdict.
+
+    >>> read_reply("1"), read_reply(" Output: 0."), read_reply("0 or 1"), read_reply("Response 1 is better")
     (1, 0, None, None)
     """
-    digits = set(_DIGIT.findall(text))
-    return int(digits.pop()) if len(digits) == 1 else None
+    found = _REPLY.match(text)
+    return int(found[1]) if found else None
 
 
-def read_confidence(choice: Mapping[str, Any]) -> float | None:
+def read_confidence(choice: Mapping[str, Any]) -> float:
     """Return P("1") / (P("0") + P("1")) of a chat completion's choice with log-probabilities.
 
-    Only the first token is looked at; a digit that is not among its alternatives has probability 0.
+    The token that is looked at is the first that is a digit, the verdict itself (`read_reply`); a digit that is not
+    among its alternatives has probability 0.
 
     Returns:
-        Between 0 and 1; None if neither digit is among the alternatives.
+        Between 0 and 1.
+
+    Raises:
+        IndexError, KeyError, TypeError: no log-probabilities, or none of a digit.
     """
     import math
 
-    token = choice["logprobs"]["content"][0]
+    tokens = [token for token in choice["logprobs"]["content"] if token["token"].strip() in ("0", "1")]
+    token = tokens[0]
     found = dict.fromkeys("01", 0.0)
     for alternative in [token, *token["top_logprobs"]]:
         if (digit := alternative["token"].strip()) in found:
             found[digit] = max(found[digit], math.exp(alternative["logprob"]))
-    total = sum(found.values())
-    return found["1"] / total if total > 0.0 else None
+    return found["1"] / sum(found.values())

@@ -38,7 +38,7 @@ class R1RewardManager(RewardManagerBase):
     ) -> None:
         super().__init__(config, tokenizer, compute_score)
         settings = RewardSettings.from_config(config.reward.get("r1_reward"))
-        self.scorer = Scorer(settings, _judge(settings, config, reward_router_address))
+        self.scorer = Scorer(settings, _judge(settings, reward_router_address))
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score the last sequence of `data`, a batch that holds one trajectory.
@@ -73,9 +73,8 @@ class R1RewardManager(RewardManagerBase):
         return self.tokenizer.decode(response[: int(length)], skip_special_tokens=True)
 
 
-def _judge(settings: RewardSettings, config: Any, router_address: str | None) -> Judge:
-    """Build the judge; one that verl serves is asked under the name of its model, by the router if need be."""
+def _judge(settings: RewardSettings, router_address: str | None) -> Judge:
+    """Build the judge; one that verl serves is reached by the router where its replicas' addresses are not known."""
     if settings.judge["name"] not in SERVED_BY_VERL or router_address is None:
         return make_judge(settings.judge)
-    served = {"urls": [f"http://{router_address}/v1"], "model": config.reward.reward_model.model_path}
-    return make_judge({**served, **settings.judge})
+    return make_judge({"urls": [f"http://{router_address}/v1"], **settings.judge})

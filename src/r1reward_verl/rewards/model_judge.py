@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
@@ -145,33 +146,37 @@ class ModelJudge:
     async def _ask(self, text: str, choice: Choice) -> Opinion:
         constrained = self._constrained
         reply = await self._request(text, choice, constrained)
-        if constrained and (reply.status == "unreadable" or _REFUSED.search(reply.error)):
+        if constrained and (isinstance(reply.value, str) or _REFUSED.search(reply.error)):
+            said = reply.error or f"it said {reply.value!r}"
             plain = await self._request(text, choice, constrained=False)
             if plain.status == "ok" and self._constrained:
                 self._constrained = False
-                logger.warning("judge: the server does not constrain its replies (%s); asked in words", reply.error)
+                logger.warning("judge: a server does not constrain its replies (%s); asked in words from now on", said)
             reply = dataclasses.replace(
                 plain, retries=reply.retries + plain.retries + 1, seconds=reply.seconds + plain.seconds
             )
-        if reply.status != "ok" or reply.value is None:
+        if not isinstance(reply.value, float):
             return Opinion(0.0, "failed" if reply.status == "failed" else "undecided", reply.retries, reply.seconds)
         return Opinion(2.0 * reply.value - 1.0, "judged", reply.retries, reply.seconds)
 
-    async def _request(self, text: str, choice: Choice, constrained: bool) -> Reply[float]:
+    async def _request(self, text: str, choice: Choice, constrained: bool) -> Reply[float | str]:
         # In plain words a model may say "Output: 1".
         body: dict[str, Any] = {"temperature": self.temperature, "max_tokens": 1 if constrained else 8}
         if constrained:
             body["structured_outputs"] = {"choice": ["0", "1"]}
         if self.confidence:
             body |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
-        return await self.client.complete(messages(text, choice), self._read, **body)
+        read = functools.partial(self._read, constrained=constrained)
+        return await self.client.complete(messages(text, choice), read, **body)
 
-    def _read(self, answer: Mapping[str, Any]) -> float | None:
+    def _read(self, answer: Mapping[str, Any], constrained: bool) -> float | str | None:
+        """Return P(1), or what was said where the constraint should have made that impossible; None: ask again."""
         choice = answer["choices"][0]
-        verdict = read_reply(choice["message"]["content"])
-        if verdict is None or not self.confidence:
-            return None if verdict is None else float(verdict)
-        return read_confidence(choice)
+        said = choice["message"]["content"]
+        verdict = read_reply(said)
+        if verdict is None:
+            return str(said) if constrained else None
+        return read_confidence(choice) if self.confidence else float(verdict)
 
 
 @dataclass

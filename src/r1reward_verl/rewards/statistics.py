@@ -26,7 +26,7 @@ def reward_metrics(infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return {}
     statuses = Counter(str(info["judge_status"]) for info in infos)
     opinions = np.array([info["consistency"] for info in infos if info["judged"]], dtype=float)
-    waits = [info["judge_seconds"] for info in infos if info["judge_status"] in ("judged", "undecided", "failed")]
+    waits = [info["judge_seconds"] for info in infos if info["judge_seconds"] and info["judge_status"] != "cached"]
     median, high = np.percentile(waits, [50, 95]) if waits else (0.0, 0.0)
     metrics = {f"reward/{part}": _mean([info[part] for info in infos]) for part in ("result", "format", "unparsable")}
     metrics["reward/consistency"] = _mean(opinions)

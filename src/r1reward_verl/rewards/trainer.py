@@ -36,7 +36,7 @@ def install(trainer_base: ModuleType) -> None:
         return
     setattr(trainer, _MARK, True)
     for name, wrapper in (
-        ("step", _remember_data),
+        ("step", _log_rewards),
         ("_balance_batch", _watch_rewards),
         ("_compute_reward_colocate", _reward_colocated),
     ):
@@ -84,40 +84,48 @@ def _is_ours(trainer: Any) -> bool:
     return bool(trainer.config.reward.reward_manager.name == "r1_reward")
 
 
-def _remember_data(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep the place in the data where each step begins, to go back to where a step is given up."""
+def _log_rewards(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Log a step's rewards, and keep the place in the data where it begins, to go back to if it is given up."""
 
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _is_ours(self):
-            if not hasattr(self, "_r1reward_first_step"):
-                self._r1reward_first_step = self.global_steps
+    def wrapped(self: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if not _is_ours(self):
+            return step(self, metrics, *args, **kwargs)
+        if not hasattr(self, "_r1reward_first_step"):
+            self._r1reward_first_step = self.global_steps
+        if self.trainer_mode == "sync":
             self._r1reward_data = self.train_dataloader.state_dict()
-        return step(self, *args, **kwargs)
+        self._r1reward_infos = []
+        batch = step(self, metrics, *args, **kwargs)
+        metrics.update(reward_metrics(self._r1reward_infos))
+        return batch
 
     return wrapped
 
 
 def _watch_rewards(balance_batch: Callable[..., Any]) -> Callable[..., Any]:
-    """Log the step's rewards, and stop before training on them if the judge was gone.
+    """Collect the rewards of the step's batches, and stop before training on them if the judge is gone.
 
     verl balances a batch as soon as all its rewards are there, and before it is padded.
     """
 
-    def wrapped(self: Any, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def wrapped(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         if _is_ours(self):
-            found = reward_metrics(_infos(batch))
-            metrics.update(found)
+            infos = _infos(batch)
+            self._r1reward_infos += infos
+            found = reward_metrics(infos)
             settings = RewardSettings.from_config(self.config.reward.get("r1_reward"))
             if reason := too_many_failed(found, settings):
                 raise JudgeFailed(f"{reason}. {_save(self)}")
-            if found.get("judge/failed"):
+            if lost := found.get("judge/failed", 0.0) + found.get("judge/undecided", 0.0):
                 logger.error(
-                    "step %d: the judge could not be reached for %.0f of %.0f judgements; their consistency is 0",
+                    "step %d: no verdict on %.0f of %.0f judgements (%.0f times the judge could not be reached); their "
+                    "consistency is 0",
                     self.global_steps,
-                    found["judge/failed"],
+                    lost,
                     found["judge/asked"],
+                    found["judge/failed"],
                 )
-        return balance_batch(self, batch, metrics, *args, **kwargs)
+        return balance_batch(self, batch, *args, **kwargs)
 
     return wrapped
 
@@ -127,24 +135,28 @@ def _infos(batch: Any) -> list[Mapping[str, Any]]:
 
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
     fields = list(data["extra_fields"])
-    return [field["reward_extra_info"] for field in fields if field and field.get("reward_extra_info")]
+    infos = [(field or {}).get("reward_extra_info") or {} for field in fields]
+    return [info for info in infos if "judge_status" in info]  # an agent loop may have given its own reward
 
 
 def _save(trainer: Any) -> str:
     """Save what was trained before this step, unless verl just did, and say where training can go on."""
     import torch
 
+    settings = trainer.config.trainer
+    if trainer.trainer_mode != "sync":
+        # What of the failed batch is still in verl's queue, and what is not, is no state to go on from.
+        return (
+            f"Bring the judge back; the same command goes on from the last checkpoint in {settings.default_local_dir}"
+        )
     done = trainer.global_steps - 1
     if done < trainer._r1reward_first_step:
         return "Nothing was trained since the start, so there is nothing to save: bring the judge back and start again"
-    settings = trainer.config.trainer
     if settings.save_freq <= 0 or done % settings.save_freq:
         trainer.global_steps = done
         trainer._save_checkpoint()
-        if trainer.trainer_mode == "sync":  # the other modes save what is on its way themselves
-            # This step's pairs are still to be trained on.
-            path = os.path.join(settings.default_local_dir, f"global_step_{done}", "data.pt")
-            torch.save(trainer._r1reward_data, path)
+        # This step's pairs are still to be trained on.
+        torch.save(trainer._r1reward_data, os.path.join(settings.default_local_dir, f"global_step_{done}", "data.pt"))
     return (
         f"The checkpoint of step {done} is saved in {settings.default_local_dir}: bring the judge back, and the same "
         "command goes on from there"

@@ -152,7 +152,7 @@ def test_a_judge_that_verl_serves_is_asked_through_its_router(worker, tokenizer)
         loop = worker("+reward.r1_reward.judge.name=pool", *served, router=router)
         outputs = score(loop, batch(tokenizer, [RIGHT, WRONG], ["1", "1"]))
     assert [output["reward_score"] for output in outputs] == [1.0, 0.5]
-    assert [request.body["model"] for request in server.requests] == [tokenizer.name_or_path]
+    assert [request.body["model"] for request in server.requests] == ["judge"]  # the one that is listed
 
 
 def test_the_replicas_addresses_come_before_the_router(worker, tokenizer):

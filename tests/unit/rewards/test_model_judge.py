@@ -90,8 +90,16 @@ def test_unreadable_after_the_retries_is_undecided():
         (opinion,) = ask(server, (REASONING, 1), retries=2)
     assert (opinion.consistency, opinion.status) == (0.0, "undecided")
     assert opinion.retries == len(server.requests) - 1
-    # three tries with the constraint, and three in words, since the server may ignore the constraint
-    assert [request.body["max_tokens"] for request in server.requests] == [1, 1, 1, 8, 8, 8]
+    # a constraint that was ignored once is not tried again; then three tries in words
+    assert [request.body["max_tokens"] for request in server.requests] == [1, 8, 8, 8]
+
+
+def test_a_server_in_trouble_keeps_its_constraint():
+    trouble = [Answer("<html>busy</html>")] * 3
+    with ChatServer(in_turn(*trouble, verdict("1"))) as server:
+        first, second = ask(server, (REASONING, 1), (REASONING, 2))
+    assert (first.status, second.status) == ("undecided", "judged")
+    assert all("structured_outputs" in request.body for request in server.requests)
 
 
 @pytest.mark.parametrize("status", [400, 422])

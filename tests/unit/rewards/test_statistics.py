@@ -40,7 +40,7 @@ def test_counts_and_means():
         "consistent": 2.0,
         "inconsistent": 1.0,
         "retried": 2.0,
-        "latency_s/median": pytest.approx(0.4),  # of 0.1, 0.3, 0.5 and 9: a cached answer takes no time
+        "latency_s/median": pytest.approx(0.4),  # of 0.1, 0.3, 0.5 and 9: a cached answer does not count
         "latency_s/p95": pytest.approx(0.5 + 0.85 * 8.5),
     }
     assert metrics["reward/result"] == pytest.approx(5 / 6)
