@@ -15,6 +15,7 @@ from r1reward_verl import __version__
 
 # words of the command -> (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "data convert": ("r1reward_verl.data.convert", "turn the files of a data set into one file of preferences"),
     "demo": ("r1reward_verl.demo", "run everything on a toy world, without a GPU"),
     "doctor": ("r1reward_verl.doctor", "check the installation, the machine and a training configuration"),
     "toy build": ("r1reward_verl.toy.build", "write a toy world: pictures, preferences, a tiny model"),

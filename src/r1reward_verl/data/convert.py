@@ -1,0 +1,796 @@
+"""`r1reward data convert SOURCE IN... OUT`: from the files of a data set to one file of preferences.
+
+OUT                  parquet in the columns of `preference.SCHEMA`
+OUT.card.json        what stands in it, and what became of every row that was read
+OUT.rejects.jsonl    each bad row with its file, line and reason; absent if there is none
+OUT.media/           pictures that came as bytes, and frames of video files, named after their content
+
+OUT and its card appear when all of it is written; the rejects stay also where the run ends with an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+import unicodedata
+import warnings
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from r1reward_verl.data.media import MediaSettler, NoMediaRoot, Store, check_picture, resolve
+from r1reward_verl.data.preference import Media, Preference, place, shown, to_row
+from r1reward_verl.data.readers import RowError, read_rows
+from r1reward_verl.data.sources import Skipped, Source, load_source, medias, source_names
+
+_GROUP_ROWS = 5_000
+_GROUP_BYTES = 16 << 20
+_THREADS = 8
+_CLASSES = 1_000  # kinds of reasons, categories and sources that are counted apart
+_ROW_SHOWN = 1 << 16
+_TEXT_SHOWN = 4_000
+_OTHERS = "(others)"
+
+_MARKER = re.compile(r"<(?:image|video)>")
+# Values as `shown` and other messages write them; what is left of a reason is its class.
+_VALUE = re.compile(
+    r"""(?<!\w)b?'(?:[^'\\]|\\.)*'(?!\w) | (?<!\w)b?"(?:[^"\\]|\\.)*"(?!\w) | \[.*\] | \{.*\} |
+    \\x[0-9a-f]{2} | \b(?:None|True|False|nan)\b | (?<![\w.])-?\d[\w.,]*(?<![.,])""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class ConversionError(RuntimeError):
+    """Too little of the input could be converted; what became of it is in `report`."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass
+class Report:
+    """What became of the rows of a run, and what was written.
+
+    Attributes:
+        rows: rows `read`; of these `rejected`, and `skipped` wholly or in part.
+        lost_files: files whose rest could not be read.
+        preferences: those `found` in the rows; `duplicates` of an earlier one (`duplicates_opposite`: with the other
+            response the better one), `excluded`, `written`; of the latter those that `kept_order` because of their
+            trace, and the `same_question` as a benchmark's with another picture.
+        rejects, skips: kind of reason -> rows.
+        excluded: benchmark file -> preferences that stand in it.
+        benchmark_rows: benchmark file -> rows; those of them that were `unusable` hold no question or no usable media.
+        labels, sources, categories: of what was written.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    lost_files: list[str] = field(default_factory=list)
+    preferences: Counter[str] = field(default_factory=Counter)
+    rejects: Counter[str] = field(default_factory=Counter)
+    skips: Counter[str] = field(default_factory=Counter)
+    excluded: Counter[str] = field(default_factory=Counter)
+    benchmark_rows: dict[str, dict[str, int]] = field(default_factory=dict)
+    labels: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    categories: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        rows, found = self.rows, self.preferences
+        lines = [
+            f"rows         {rows['read']:,} read, {rows['rejected']:,} rejected, {rows['skipped']:,} skipped",
+            f"preferences  {found['found']:,} found, {found['duplicates']:,} duplicates "
+            f"({found['duplicates_opposite']:,} with the opposite label), {found['excluded']:,} excluded, "
+            f"{found['written']:,} written",
+        ]
+        if found["kept_order"]:
+            lines.append(f"             {found['kept_order']:,} kept in their order, since a trace speaks of it")
+        if found["same_question"]:
+            lines.append(
+                f"             {found['same_question']:,} ask a benchmark's question about a picture that is not "
+                "known to be the same; kept"
+            )
+        for name in ("labels", "sources", "categories", "rejects", "skips", "excluded"):
+            total = sum(getattr(self, name).values())
+            for position, (value, count) in enumerate(getattr(self, name).most_common(20)):
+                lines.append(f"{'' if position else name:<12} {count:>9,}  {count / total:6.1%}  {value}")
+        for file, counts in self.benchmark_rows.items():
+            if counts["unusable"]:
+                lines.append(f"{file}: {counts['unusable']:,} of {counts['rows']:,} rows cannot be compared")
+        return "\n".join(lines)
+
+
+class Seen:
+    """The place where each of many 16-byte digests was first seen, in 24 bytes and some room each."""
+
+    def __init__(self) -> None:
+        self._mask = (1 << 12) - 1
+        self._keys = bytearray(16 << 12)
+        self._places = array("Q", bytes(8 << 12))
+        self._count = 0
+
+    def first(self, digest: bytes, place: int) -> int | None:
+        """Return the place of the digest's first occurrence, or None and remember this one (below 2**64 - 1)."""
+        slot = self._slot(digest)
+        if self._places[slot]:
+            return self._places[slot] - 1
+        self._put(slot, digest, place + 1)
+        self._count += 1
+        if 3 * self._count > 2 * self._mask:
+            self._grow()
+        return None
+
+    def _slot(self, digest: bytes) -> int:
+        slot = int.from_bytes(digest[:8], "little") & self._mask
+        while self._places[slot] and self._keys[16 * slot : 16 * slot + 16] != digest:
+            slot = (slot + 1) & self._mask
+        return slot
+
+    def _put(self, slot: int, digest: bytes, value: int) -> None:
+        self._keys[16 * slot : 16 * slot + 16] = digest
+        self._places[slot] = value
+
+    def _grow(self) -> None:
+        keys, places = self._keys, self._places
+        size = 2 * len(places)
+        self._mask, self._keys, self._places = size - 1, bytearray(16 * size), array("Q", bytes(8 * size))
+        for old, value in enumerate(places):
+            if value:
+                digest = bytes(keys[16 * old : 16 * old + 16])
+                self._put(self._slot(digest), digest, value)
+
+
+def _digest(*parts: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(data))
+        digest.update(data)
+    return digest.digest()
+
+
+def _normalised(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", _MARKER.sub(" ", text)).casefold().split())
+
+
+def _file_names(preference: Preference) -> list[str]:
+    media = (*preference.images, *(preference.video or ())[:1])
+    return [os.path.basename(one.path.rstrip("/")) for one in media if one.path is not None]
+
+
+class Benchmarks:
+    """What stands in evaluation benchmarks, to keep it out of training data.
+
+    A preference stands in a benchmark if its question does (apart from case, white space and `<image>`) with one of
+    its pictures, or with both responses. Pictures are the same if their contents are; where one of the two files is
+    not at hand, if their names are.
+
+    Args:
+        files: VL-RewardBench, MM-RLHF-RewardBench or Multimodal RewardBench in the forms they are published in, or
+            files of this project.
+        media_root: where the benchmarks' files are looked for, besides the folder of each benchmark file.
+
+    Raises:
+        ValueError: a file cannot be read to its end, is of another form, or holds nothing to compare with.
+    """
+
+    def __init__(self, files: Sequence[str | os.PathLike[str]], media_root: str | os.PathLike[str] | None) -> None:
+        self.files = [os.fspath(file) for file in files]
+        self.rows: dict[str, dict[str, int]] = {}
+        self._keys: dict[bytes, int] = {}
+        for index, file in enumerate(self.files):
+            roots = [os.path.realpath(root) for root in (os.path.dirname(file) or ".", media_root) if root is not None]
+            counts = self.rows[file] = {"rows": 0, "unusable": 0}
+            for item in read_rows(file):
+                if isinstance(item, RowError):
+                    raise ValueError(f"{file}:{item.number}: {item.reason}")
+                counts["rows"] += 1
+                try:
+                    keys = list(_benchmark_keys(item[1], roots))
+                except KeyError:
+                    columns = ", ".join(map(str, item[1]))
+                    raise ValueError(f"{file}:{item[0]}: no benchmark of a known form (columns: {columns})") from None
+                except ValueError:
+                    counts["unusable"] += 1
+                    continue
+                for key in keys:
+                    self._keys.setdefault(key, index)
+            if counts["unusable"] == counts["rows"]:
+                raise ValueError(f"{file}: none of its {counts['rows']} rows has a question and readable media")
+
+    def find(self, preference: Preference, names: Sequence[str]) -> str | None:
+        """Return the file in which a preference stands, whose media had these file names; else None."""
+        question = _normalised(preference.question)
+        if _digest("question", question) not in self._keys:
+            return None
+        keys = [_digest("responses", question, *_normalised_pair(preference.response_1, preference.response_2))]
+        hashes = [media.sha256 for media in preference.images if media.sha256]
+        keys += [_digest("sha256", question, sha256) for sha256 in hashes]
+        keys += [_digest("unhashed" if hashes else "name", question, name) for name in names]
+        if not preference.images and preference.video is None:
+            keys.append(_digest("no media", question))
+        index = next((self._keys[key] for key in keys if key in self._keys), None)
+        return None if index is None else self.files[index]
+
+    def asks(self, question: str) -> bool:
+        """Tell whether a benchmark has this question, about whatever picture."""
+        return _digest("question", _normalised(question)) in self._keys
+
+
+def _benchmark_keys(row: Mapping[str, Any], roots: Sequence[str]) -> Iterator[bytes]:
+    """Yield what a preference has in common with this row if it is the same.
+
+    Raises:
+        KeyError: not the columns of a known benchmark.
+        ValueError: the row has no question, or media that cannot be read.
+    """
+    if "query" in row:
+        text, responses = row["query"], row["response"]
+    elif "Output1" in row:
+        # Its download leaves out the question where a source was not to be had.
+        text, responses = row.get("Text"), (row["Output1"], row["Output2"])
+    elif "question" in row:
+        text, responses = row["question"], (row["response_1"], row["response_2"])
+    else:
+        text, responses = row["prompt"], (row["chosen"], row["rejected"])
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("no question")
+    media = [one for name in ("images", "image", "Image") for one in medias(row.get(name))]
+    video = medias(row.get("video"))
+    question = _normalised(text)
+    yield _digest("question", question)
+    if isinstance(responses, list | tuple) and [type(response) for response in responses] == [str, str]:
+        yield _digest("responses", question, *_normalised_pair(*responses))
+    if not media and not video:
+        yield _digest("no media", question)
+    for one in [*media, *video[:1]]:
+        sha256 = None if one in video else _sha256(one, roots)
+        if sha256:
+            yield _digest("sha256", question, sha256)
+        if one.path is not None:
+            name = os.path.basename(one.path.rstrip("/"))
+            yield _digest("name", question, name)
+            if not sha256:
+                yield _digest("unhashed", question, name)
+
+
+def _normalised_pair(one: str, other: str) -> list[str]:
+    return sorted((_normalised(one), _normalised(other)))
+
+
+def _sha256(media: Media, roots: Sequence[str]) -> str | None:
+    if media.data is not None:
+        return hashlib.sha256(media.data).hexdigest()
+    for root in roots:
+        with suppress(ValueError):
+            return check_picture(resolve(root, str(media.path)))
+    return None
+
+
+@dataclass
+class _Row:
+    """A row on its way through the run."""
+
+    file: int
+    number: int
+    raw: Any
+    preferences: list[Preference] = field(default_factory=list)
+    names: list[list[str]] = field(default_factory=list)
+    rejected: str | None = None
+    skipped: str | None = None
+    rows: int = 1
+
+
+def _read(source: Source, file: int, item: Any) -> _Row:
+    if isinstance(item, RowError):
+        return _Row(file, item.number, item.raw, rejected=item.reason, rows=item.rows or 1)
+    number, raw = item
+    row = _Row(file, number, raw)
+    try:
+        for preference in source.read(raw, number):
+            if not isinstance(preference, Preference):
+                raise ValueError(f"the source made {shown(preference)} of it, which is no Preference")
+            row.preferences.append(preference)
+    except Skipped as reason:
+        row.skipped = str(reason)
+    except ValueError as error:
+        row.rejected = str(error)
+    except Exception as error:  # a user's own source need not foresee every bad row
+        row.rejected = f"{type(error).__name__}: {error}"
+    if row.rejected is not None:
+        row.preferences = []
+    row.names = [_file_names(preference) for preference in row.preferences]
+    return row
+
+
+def _settled(rows: Iterable[_Row], settler: MediaSettler, pool: ThreadPoolExecutor) -> Iterator[_Row]:
+    """Yield the rows in their order, their media settled by the pool's threads, a few rows ahead at most."""
+
+    def settle(row: _Row) -> None:
+        try:
+            row.preferences = settler.settle(row.preferences)
+        except ValueError as error:
+            row.preferences, row.rejected = [], str(error)
+
+    waiting: deque[tuple[_Row, Future[None] | None]] = deque()
+    try:
+        for row in rows:
+            media = [one for found in row.preferences for one in (*found.images, *(found.video or ()))]
+            if any(settler.check or one.data is not None for one in media):
+                waiting.append((row, pool.submit(settle, row)))
+            else:
+                waiting.append((row, None))
+            while waiting and (waiting[0][1] is None or len(waiting) > 2 * _THREADS):
+                yield _done(*waiting.popleft())
+        while waiting:
+            yield _done(*waiting.popleft())
+    finally:
+        for _, future in waiting:
+            if future is not None:
+                future.cancel()
+
+
+def _done(row: _Row, future: Future[None] | None) -> _Row:
+    if future is not None:
+        future.result()
+    return row
+
+
+class _Output:
+    """A parquet file of preferences that is there when it is complete."""
+
+    def __init__(self, path: Path) -> None:
+        from pyarrow import parquet
+
+        from r1reward_verl.data.preference import SCHEMA
+
+        self.path = path
+        self.partial = path.with_name(f"{path.name}.partial")
+        self._rows: list[dict[str, Any]] = []
+        self._size = 0
+        self._file = self.partial.open("wb")
+        self._writer = parquet.ParquetWriter(self._file, SCHEMA, compression="zstd")
+
+    def add(self, preference: Preference) -> None:
+        row = to_row(preference)
+        self._rows.append(row)
+        self._size += sum(len(row[name]) for name in ("question", "response_1", "response_2"))
+        self._size += sum(
+            len(media.data) for media in (*preference.images, *(preference.video or ())) if media.data is not None
+        )
+        if len(self._rows) >= _GROUP_ROWS or self._size >= _GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        table = pa.Table.from_pylist(self._rows, schema=self._writer.schema)
+        self._writer.write_table(table, row_group_size=len(self._rows))
+        self._rows, self._size = [], 0
+
+    def finish(self) -> None:
+        """Write what is left and everything to the disk, still beside."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def discard(self) -> None:
+        """Delete the file unless it has got its name."""
+        # Both try to write what they still hold, on a disk that may be full.
+        with suppress(Exception):
+            self._writer.close()
+        with suppress(OSError):
+            self._file.close()
+        self.partial.unlink(missing_ok=True)
+
+
+class _Rejects:
+    """The rejects file, which is made with the first reject; one of an earlier run is deleted."""
+
+    def __init__(self, path: Path, inputs: Sequence[str]) -> None:
+        self.path, self.inputs = path, inputs
+        self._file: IO[str] | None = None
+        path.unlink(missing_ok=True)
+
+    def add(self, row: _Row, reason: str) -> None:
+        if self._file is None:
+            # A half character, which JSON can escape and UTF-8 cannot hold, stays readable so.
+            self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
+        raw = _excerpt(row.raw)
+        text = json.dumps(raw, ensure_ascii=False)
+        if len(text) > _ROW_SHOWN:
+            raw = f"{text[:_ROW_SHOWN]}… ({len(text) - _ROW_SHOWN:,} more characters)"
+        record = {"file": self.inputs[row.file], "line": row.number, "reason": reason[:_TEXT_SHOWN], "row": raw}
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _excerpt(value: Any, depth: int = 8) -> Any:
+    """Return a value as JSON can hold it: long texts and lists cut, bytes named by their length and beginning."""
+    if isinstance(value, str):
+        left = len(value) - _TEXT_SHOWN
+        return value if left <= 0 else f"{value[:_TEXT_SHOWN]}… ({left:,} more characters)"
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes: {value[:16].hex(' ')}{'…' * (len(value) > 16)}"
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**64):
+        return value
+    if isinstance(value, float) and abs(value) < float("inf"):
+        return value
+    if isinstance(value, Mapping) and depth:
+        return {str(key)[:_TEXT_SHOWN]: _excerpt(one, depth - 1) for key, one in [*value.items()][:100]}
+    if isinstance(value, list | tuple) and depth:
+        more = [f"… ({len(value) - 100:,} more)"] * (len(value) > 100)
+        return [*(_excerpt(one, depth - 1) for one in value[:100]), *more]
+    return shown(value)
+
+
+def _reason_class(reason: str) -> str:
+    text = " ".join(_VALUE.sub("…", reason[:1000]).split())
+    return text if len(text) <= 120 else f"{text[:119]}…"
+
+
+def _count(counter: Counter[str], key: str, times: int = 1) -> None:
+    counter[key if key in counter or len(counter) < _CLASSES else _OTHERS] += times
+
+
+class _Progress:
+    """A bar over the bytes of all input files, on a terminal."""
+
+    def __init__(self, inputs: Sequence[str], visible: bool | None) -> None:
+        from tqdm import tqdm
+
+        self.inputs = inputs
+        self.sizes = [os.path.getsize(path) for path in inputs]
+        # None lets tqdm show it on terminals only.
+        hidden = None if visible is None else not visible
+        self.bar = tqdm(total=sum(self.sizes), unit="B", unit_scale=True, unit_divisor=1024, disable=hidden)
+        self._next = 0.0
+        self._parquet_rows: dict[int, int] = {}
+
+    def at(self, file: int, number: int, rejected: int) -> None:
+        if self.bar.disable or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + 0.5
+        self._show(sum(self.sizes[:file]) + min(self._position(file, number), self.sizes[file]))
+        self.bar.set_postfix(rejected=rejected, refresh=False)
+
+    def _show(self, position: int) -> None:
+        self.bar.update(max(position - int(self.bar.n), 0))
+
+    def _position(self, file: int, number: int) -> int:
+        path = self.inputs[file]
+        if path.endswith(".parquet"):
+            # Read by column: rows tell more about the way that is left than the position in the file.
+            if file not in self._parquet_rows:
+                from pyarrow import parquet
+
+                with suppress(Exception):
+                    self._parquet_rows[file] = parquet.read_metadata(path).num_rows
+            return self.sizes[file] * number // max(self._parquet_rows.setdefault(file, 0), number, 1)
+        import psutil
+
+        real = os.path.realpath(path)
+        with suppress(psutil.Error):
+            opened = [file for file in psutil.Process().open_files() if file.path == real]
+            return max((getattr(file, "position", 0) for file in opened), default=0)
+        return 0
+
+    def finish(self) -> None:
+        self._show(sum(self.sizes))
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def convert(
+    source: Source,
+    inputs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    media_root: str | os.PathLike[str] | None = None,
+    check_media: bool = True,
+    inline: bool = False,
+    frames: int = 32,
+    seed: int = 0,
+    exclude: Sequence[str | os.PathLike[str]] = (),
+    max_rejects: float = 0.05,
+    progress: bool | None = None,
+) -> Report:
+    """Write the preferences in the files of a source to one parquet file, whole or not at all.
+
+    Args:
+        source: how rows become preferences.
+        inputs: files as `read_rows` reads them.
+        out: parquet file to write, in the order of the input; one that is there is replaced at the end. Files of
+            other names beside it: see above.
+        media_root: folder below which the paths in the data are meant. Checked paths become absolute.
+        check_media: open and hash each file. Else paths stay as they are, and videos are not sampled.
+        inline: write the content of pictures into the parquet file (of those named by a path if they are checked).
+        frames: at most so many of a video, evenly sampled.
+        seed: of the order of the two responses (see `place`). Preferences with a trace keep theirs.
+        exclude: benchmark files (see `Benchmarks`).
+        max_rejects: greatest share of rows that may be rejected.
+        progress: whether to show a bar; None for on terminals only.
+
+    Returns:
+        Counts of everything, as in the card.
+
+    Raises:
+        ValueError, FileNotFoundError: an argument cannot be used; nothing has been written.
+        ConversionError: more rows were rejected, a file's rest is lost, or nothing is left to write.
+        NoMediaRoot: a row names a file, and there is no `media_root`.
+        OSError: the disk is full, for example. In the last three cases `out` is as it was before.
+    """
+    from PIL import Image
+
+    out = Path(out)
+    names = [os.fspath(path) for path in inputs]
+    _check_arguments(names, out, frames, max_rejects)
+    readers = [read_rows(path) for path in names]
+    settler = MediaSettler(
+        media_root, None if inline else Store(out.with_name(f"{out.name}.media")), frames, check_media
+    )
+    benchmarks = Benchmarks(exclude, media_root) if exclude else None
+    report = Report(benchmark_rows=benchmarks.rows if benchmarks else {})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    card = out.with_name(f"{out.name}.card.json")
+    card_partial = out.with_name(f"{card.name}.partial")
+
+    with ExitStack() as stack:
+        if settler.store is not None:
+            stack.callback(settler.store.discard)
+        stack.callback(card_partial.unlink, missing_ok=True)
+        rejects = stack.enter_context(closing(_Rejects(out.with_name(f"{out.name}.rejects.jsonl"), names)))
+        output = _Output(out)
+        stack.callback(output.discard)
+        bar = stack.enter_context(closing(_Progress(names, progress)))
+        # The size is looked at in any case; here, since filters are the process's and not a thread's.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="media"))
+
+        def rows() -> Iterator[_Row]:
+            for file, reader in enumerate(readers):
+                for item in reader:
+                    if isinstance(item, RowError) and item.rows is None:
+                        report.lost_files.append(f"{names[file]}:{item.number}")
+                    row = _read(source, file, item)
+                    bar.at(file, row.number, report.rows["rejected"])
+                    yield row
+
+        accept = _acceptor(report, rejects.add, output.add, benchmarks, names, seed)
+        for row in _settled(rows(), settler, pool):
+            accept(row)
+        bar.finish()
+        rejects.close()
+        _check_report(report, max_rejects, rejects.path)
+        output.finish()
+        settings = {
+            "source": source.name,
+            "inputs": names,
+            "media_root": None if media_root is None else os.path.abspath(media_root),
+            "check_media": check_media,
+            "inline": inline,
+            "frames": frames,
+            "seed": seed,
+            "max_rejects": max_rejects,
+        }
+        text = json.dumps({**settings, **vars(report)}, indent=2, ensure_ascii=False) + "\n"
+        card_partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        if settler.store is not None:
+            settler.store.commit()
+        output.partial.replace(out)
+        card_partial.replace(card)
+    return report
+
+
+def _check_arguments(inputs: Sequence[str], out: Path, frames: int, max_rejects: float) -> None:
+    if out.suffix != ".parquet":
+        raise ValueError(f"the output {str(out)!r} does not end in .parquet")
+    if out.is_dir():
+        raise ValueError(f"the output {str(out)!r} is a folder")
+    if not inputs:
+        raise ValueError("there is no input file")
+    real = [os.path.realpath(path) for path in inputs]
+    if os.path.realpath(out) in real:
+        raise ValueError(f"{str(out)!r} is input and output at the same time")
+    if twice := [path for path, times in Counter(real).items() if times > 1]:
+        raise ValueError(f"the input {twice[0]!r} is given twice")
+    if frames < 1:
+        raise ValueError(f"{frames} frames cannot be sampled from a video")
+    if not 0 <= max_rejects <= 1:
+        raise ValueError(f"the greatest share of rejects is {max_rejects}, not between 0 and 1")
+
+
+def _check_report(report: Report, max_rejects: float, rejects: Path) -> None:
+    read, rejected = report.rows["read"], report.rows["rejected"]
+    if report.lost_files:
+        raise ConversionError(f"cannot be read to the end: {', '.join(report.lost_files)} (see {rejects})", report)
+    if rejected > max_rejects * read:
+        raise ConversionError(
+            f"{rejected:,} of {read:,} rows were rejected, more than {max_rejects:.1%}: see {rejects}, and raise "
+            "--max-rejects if the rest is what you want",
+            report,
+        )
+    if not report.preferences["written"]:
+        raise ConversionError(f"none of {read:,} rows is left to be written", report)
+
+
+def _acceptor(
+    report: Report,
+    reject: Callable[[_Row, str], None],
+    write: Callable[[Preference], None],
+    benchmarks: Benchmarks | None,
+    inputs: Sequence[str],
+    seed: int,
+) -> Callable[[_Row], None]:
+    """Return what decides about a row's preferences, writes and counts them."""
+    contents, ids = Seen(), Seen()
+
+    def accept(row: _Row) -> None:
+        report.rows["read"] += row.rows
+        reasons = [] if row.rejected is None else [row.rejected]
+        if row.skipped is not None:
+            report.rows["skipped"] += 1
+            _count(report.skips, _reason_class(row.skipped))
+        here = row.file << 40 | row.number
+        for preference, names in zip(row.preferences, row.names, strict=False):
+            report.preferences["found"] += 1
+            better_first = preference.label == (1 if preference.response_1 < preference.response_2 else 2)
+            first = contents.first(_content(preference), here << 1 | better_first)
+            if first is not None:
+                report.preferences["duplicates"] += 1
+                report.preferences["duplicates_opposite"] += first & 1 != better_first
+                continue
+            first = ids.first(_digest(preference.source, preference.id), here)
+            if first is not None:
+                where = f"{inputs[first >> 40]}:{first & (1 << 40) - 1}"
+                reasons.append(f"id {shown(preference.id)} stands already in {where}, with another content")
+                continue
+            if benchmarks is not None:
+                file = benchmarks.find(preference, names)
+                if file is not None:
+                    report.preferences["excluded"] += 1
+                    report.excluded[file] += 1
+                    continue
+                report.preferences["same_question"] += benchmarks.asks(preference.question)
+            if preference.trace is None:
+                preference = place(preference, seed)
+            else:
+                report.preferences["kept_order"] += 1
+            write(preference)
+            report.preferences["written"] += 1
+            report.labels[str(preference.label)] += 1
+            _count(report.sources, preference.source)
+            _count(report.categories, preference.category)
+        for reason in reasons:
+            reject(row, reason)
+        if reasons:
+            report.rows["rejected"] += row.rows
+            _count(report.rejects, _reason_class(reasons[0]), row.rows)
+
+    return accept
+
+
+def _content(preference: Preference) -> bytes:
+    media = [one.sha256 or str(one.path) for one in (*preference.images, *(preference.video or ()))]
+    responses = sorted((preference.response_1, preference.response_2))
+    return _digest(preference.question, *responses, str(len(preference.images)), *media)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="r1reward data convert",
+        description="Write the preferences in a data set's files to one parquet file.",
+        usage="%(prog)s [options] SOURCE IN... OUT",
+    )
+    parser.add_argument("source", metavar="SOURCE", help=f"data set: {', '.join(source_names())}")
+    parser.add_argument("inputs", metavar="IN", nargs="+", help=".jsonl, .json, .csv (each also .gz) or .parquet")
+    parser.add_argument("out", metavar="OUT", help="parquet file to write")
+    parser.add_argument(
+        "--column",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="for the source plain: the column that a field stands in; may be repeated",
+    )
+    parser.add_argument(
+        "--source-option",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of the source, for example margin=1 of vl-feedback; may be repeated",
+    )
+    parser.add_argument("--media", metavar="ROOT", help="folder below which the paths in the data are meant")
+    parser.add_argument(
+        "--no-check-media", action="store_true", help="open no file: paths stay as they are, videos unsampled"
+    )
+    parser.add_argument("--inline", action="store_true", help="write pictures into OUT instead of their paths")
+    parser.add_argument(
+        "--frames", type=int, default=32, metavar="N", help="at most so many of a video (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of which response comes first (default: %(default)s)")
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="BENCHMARK_FILE",
+        help="drop what stands in these benchmarks, too",
+    )
+    parser.add_argument(
+        "--max-rejects",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="greatest share of bad rows that is no error (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `r1reward data convert`."""
+    parser = _parser()
+    # IN... and OUT may stand on both sides of an option.
+    options = parser.parse_intermixed_args(argv)
+    source_options: dict[str, Any] = {}
+    for name, text in options.source_option:
+        try:
+            source_options[name] = json.loads(text)
+        except ValueError:
+            source_options[name] = text
+    if options.column:
+        source_options["columns"] = dict(options.column)
+    try:
+        report = convert(
+            load_source(options.source, **source_options),
+            options.inputs,
+            options.out,
+            media_root=options.media,
+            check_media=not options.no_check_media,
+            inline=options.inline,
+            frames=options.frames,
+            seed=options.seed,
+            exclude=options.exclude,
+            max_rejects=options.max_rejects,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    except ConversionError as error:
+        print(error.report)
+        print(f"error: {error}; {options.out} was not written", file=sys.stderr)
+        return 1
+    except NoMediaRoot as error:
+        print(f"error: {error} (--media ROOT), or do not look at files (--no-check-media)", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}; {options.out} was not written", file=sys.stderr)
+        return 1
+    print(report)
+    print(f"written: {options.out}")
+    return 0

@@ -1,0 +1,224 @@
+"""What a preference is: a question with its pictures or video, two responses, and which of the two is better.
+
+One row of every file that `r1reward data` writes is one `Preference`, in the columns of `SCHEMA`. An instance
+is always valid: whatever makes one checks its values, and an error names the field and the value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from r1reward_verl.judgement import Choice, parse_label
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    SCHEMA: pa.Schema
+    """Columns of a preference file, in order."""
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A picture, a frame, or a video that is still to be cut into frames.
+
+    Attributes:
+        path: of a file, or for a video also of a folder of frames; relative paths are meant below the media root.
+        data: the encoded file itself. Exactly one of `path` and `data` is given.
+        sha256: of the file's content, 64 hexadecimal digits in lower case; None as long as nobody has opened it.
+
+    Raises:
+        ValueError: none or both of path and data, an empty one, an address (nothing is fetched), or a malformed
+            sha256.
+    """
+
+    path: str | None = None
+    data: bytes | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.data is None):
+            raise ValueError(f"media needs either a path or data, not {'neither' if self.path is None else 'both'}")
+        if self.data is not None and (not isinstance(self.data, bytes) or not self.data):
+            raise ValueError(f"media data is {shown(self.data)}; the bytes of an encoded file are needed")
+        if self.path is not None:
+            _check_text("media path", self.path)
+            if "\0" in self.path:
+                raise ValueError(f"media path {shown(self.path)} holds a null character")
+            if _ADDRESS.match(self.path):
+                raise ValueError(
+                    f"media path {shown(self.path)} is an address, and nothing is fetched: download it first"
+                )
+        if self.sha256 is not None and not (isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256)):
+            raise ValueError(f"media sha256 is {shown(self.sha256)}, not 64 hexadecimal digits in lower case")
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two responses to a question, and which one is better.
+
+    Attributes:
+        id: names the preference within its source; the same row of a data set always has the same.
+        source: data set it comes from.
+        category: as the source has it, "unknown" where it has none.
+        question: without media markers; where the pictures stand is decided at export.
+        response_1, response_2: the responses, which differ.
+        label: the better response, 1 or 2. What `parse_label` reads is accepted and becomes a number.
+        images: the pictures, in order.
+        video: None, or its frames in time order. Until it has been sampled a single reference stands for them: to a
+            video file, or to a folder of frames.
+        difficulty: attempts a teacher made, None before annotation.
+        trace: the teacher's judgement that agrees with the label, None if there is none. Given a difficulty, None
+            means that no attempt agreed.
+
+    Raises:
+        ValueError: a value that does not fit; the message names field and value.
+    """
+
+    id: str
+    source: str
+    category: str
+    question: str
+    response_1: str
+    response_2: str
+    label: Choice
+    images: tuple[Media, ...] = ()
+    video: tuple[Media, ...] | None = None
+    difficulty: int | None = None
+    trace: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("id", "source", "category", "question", "response_1", "response_2"):
+            _check_text(name, getattr(self, name))
+        if self.response_1 == self.response_2:
+            raise ValueError(f"response_1 and response_2 are the same text: {shown(self.response_1)}")
+        object.__setattr__(self, "label", parse_label(self.label))
+        object.__setattr__(self, "images", _media_tuple("images", self.images))
+        if self.video is not None:
+            object.__setattr__(self, "video", _media_tuple("video", self.video))
+            if not self.video:
+                raise ValueError("video has no frames; without a video it is None")
+        if self.difficulty is not None and (type(self.difficulty) is not int or not 1 <= self.difficulty < 2**15):
+            raise ValueError(f"difficulty is {shown(self.difficulty)}, not a whole number of attempts from 1 on")
+        if self.trace is not None:
+            _check_text("trace", self.trace)
+
+
+def place(preference: Preference, seed: int) -> Preference:
+    """Put the better response first or second by a hash of `(seed, source, id)`, swapping the two where needed.
+
+    A preference gets the same order in every file, whatever stands before it, and placing it twice changes nothing.
+    The labels are 1:1 in expectation only: of n preferences, n/2 ± sqrt(n)/2 have the label 1 (200,000: 50 % ±
+    0.11 % at one standard deviation). An exact 1:1 needs the whole set: then the label of one depends on the
+    others, and adding a row may turn another around.
+
+    Raises:
+        ValueError: the two would have to be swapped, but a trace already speaks of them by number.
+    """
+    digest = hashlib.sha256("\0".join((str(seed), preference.source, preference.id)).encode()).digest()
+    better: Choice = 2 if digest[0] % 2 else 1
+    if preference.label == better:
+        return preference
+    if preference.trace is not None:
+        raise ValueError(
+            f"the responses of {shown(preference.id)} cannot be swapped: its trace calls them 1 and 2. "
+            "Place preferences before a teacher annotates them"
+        )
+    return replace(preference, response_1=preference.response_2, response_2=preference.response_1, label=better)
+
+
+def to_row(preference: Preference) -> dict[str, Any]:
+    """Return the row of `SCHEMA` for a preference."""
+    row = {name: getattr(preference, name) for name in _FIELDS}
+    row["images"] = [_media_row(media) for media in preference.images]
+    if preference.video is not None:
+        row["video"] = [_media_row(media) for media in preference.video]
+    return row
+
+
+def from_row(row: Mapping[str, Any]) -> Preference:
+    """Return the preference in a row of `SCHEMA`; columns that are not in it are ignored.
+
+    Raises:
+        ValueError: a column is missing, or a value does not fit (see `Preference`).
+    """
+    if missing := [name for name in _FIELDS if name not in row]:
+        raise ValueError(f"no column {missing[0]!r} (there are: {', '.join(map(str, row)) or 'none'})")
+    values = {name: row[name] for name in _FIELDS}
+    values["images"] = _media_from("images", values["images"])
+    if values["video"] is not None:
+        values["video"] = _media_from("video", values["video"])
+    return Preference(**values)
+
+
+def shown(value: Any) -> str:
+    """Return a value as it stands in a message: its repr, long ones shortened."""
+    return _SHOWN.repr(value)
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value or value.isspace():
+        raise ValueError(f"{name} is {shown(value)}; a text that is not empty is needed")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds {value[error.start]!r} at character {error.start}, half a character: no UTF-8 can hold it"
+        ) from None
+
+
+def _media_tuple(name: str, value: Any) -> tuple[Media, ...]:
+    if not isinstance(value, tuple | list):
+        raise ValueError(f"{name} is {shown(value)}; a tuple of Media is needed")
+    if wrong := [item for item in value if not isinstance(item, Media)]:
+        raise ValueError(f"{name} holds {shown(wrong[0])}, which is no Media")
+    return tuple(value)
+
+
+def _media_row(media: Media) -> dict[str, Any]:
+    return {"path": media.path, "bytes": media.data, "sha256": media.sha256}
+
+
+def _media_from(name: str, value: Any) -> tuple[Media, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
+        raise ValueError(f"{name} is {shown(value)}; a list of structs with path, bytes and sha256 is needed")
+    return tuple(Media(item.get("path"), item.get("bytes"), item.get("sha256")) for item in value)
+
+
+_FIELDS = tuple(field.name for field in fields(Preference))
+
+
+@lru_cache(maxsize=1)
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    media = pa.list_(
+        pa.field(
+            "element",
+            pa.struct([("path", pa.string()), ("bytes", pa.binary()), ("sha256", pa.string())]),
+            nullable=False,
+        )
+    )
+    types = dict.fromkeys(_FIELDS, pa.string())
+    types |= {"label": pa.int8(), "images": media, "video": media, "difficulty": pa.int16()}
+    optional = {"video", "difficulty", "trace"}
+    return pa.schema([pa.field(name, types[name], nullable=name in optional) for name in _FIELDS])
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # So that pyarrow is imported by those who write or read files only.
+        if name == "SCHEMA":
+            return _schema()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

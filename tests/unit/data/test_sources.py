@@ -1,0 +1,555 @@
+"""What each data set's rows become, what is skipped, what is refused, and how a user's own source comes in."""
+
+import base64
+import json
+import sys
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from source_files import (
+    MM_RLHF_PAIRS,
+    MM_RLHF_RANKINGS,
+    PLAIN,
+    POVID,
+    R1_REWARD_RL,
+    RLAIF_V,
+    VL_FEEDBACK,
+    WILDVISION_BATTLE,
+    annotation,
+    battle,
+    chat,
+    png,
+    povid_turns,
+    prompt_text,
+    r1_reward_rl,
+    write,
+)
+
+from r1reward_verl.data.preference import Media, Preference
+from r1reward_verl.data.readers import read_rows
+from r1reward_verl.data.sources import GROUP, SOURCES, Skipped, load_source, media, medias, source_names
+
+
+def read(name, row, /, **options):
+    return list(load_source(name, **options).read(row, 1))
+
+
+def texts(preference):
+    return preference.question, preference.response_1, preference.response_2, preference.label
+
+
+# All sources
+
+
+def read_file(source, path):
+    """Return the preferences of a file and the reasons of what it skips."""
+    found, skipped = [], []
+    for number, row in read_rows(path):
+        try:
+            found.extend(source.read(row, number))
+        except Skipped as reason:
+            skipped.append(str(reason))
+    return found, skipped
+
+
+def test_files_of_every_form_are_read(tmp_path):
+    files = write(tmp_path)
+    assert files.keys() == SOURCES.keys()
+    for name, paths in files.items():
+        for path in paths:
+            found, skipped = read_file(load_source(name), path)
+            assert found, path
+            assert {item.source for item in found} == {name}
+            assert len(skipped) == (2 if name == "wildvision-battle" else 0)
+            named = [one.path for item in found for one in (*item.images, *(item.video or ())) if one.path]
+            assert all((tmp_path / "media" / place).exists() for place in named), "paths are kept below the root"
+
+
+ROWS = {
+    "r1-reward-rl": R1_REWARD_RL[0],
+    "mm-rlhf": MM_RLHF_PAIRS[0],
+    "mm-rlhf ranking": MM_RLHF_RANKINGS[0],
+    "mm-rlhf video": MM_RLHF_PAIRS[1],
+    "rlaif-v": RLAIF_V[0],
+    "vl-feedback": VL_FEEDBACK[0],
+    "povid": POVID[0],
+    "wildvision-battle": WILDVISION_BATTLE[0],
+    "plain": PLAIN[0],
+}
+JUNK = [None, True, 7, 2.5, float("nan"), 10**400, "", " ", "x", "\ud83d", "[", "a\0b", "https://e.org/a.png", "data:x"]
+JUNK += [b"", b"x", [], [None], [[]], ["x"], [7, "x"], {}, {"role": []}, [{"from": [], "value": {}}], {"bytes": 3}]
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_no_value_of_any_field_ends_a_run(case):
+    source, row = load_source(case.split()[0]), ROWS[case]
+    read_well = list(source.read(row, 1))
+    assert read_well
+    refused = 0
+    for field in row:
+        for junk in JUNK:
+            try:
+                found = list(source.read({**row, field: junk}, 1))
+            except ValueError:
+                refused += 1
+            else:
+                assert all(isinstance(item, Preference) for item in found)
+        try:
+            list(source.read({name: value for name, value in row.items() if name != field}, 1))
+        except ValueError:
+            refused += 1
+    assert refused > 30
+    with pytest.raises(ValueError, match=r"no column|neither an image nor"):
+        list(source.read({}, 1))
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_ids_belong_to_the_row_and_not_to_its_place(case):
+    source, row = load_source(case.split()[0]), ROWS[case]
+    ids = [item.id for item in source.read(row, 1)]
+    assert len(set(ids)) == len(ids)
+    assert ids == [item.id for item in source.read(dict(reversed(row.items())), 99)]
+
+
+def test_repeated_ids_of_other_pairs_become_different():
+    row = MM_RLHF_PAIRS[0]
+    (one,), (other,) = read("mm-rlhf", row), read("mm-rlhf", {**row, "rejected": "No boats."})
+    assert one.id != other.id
+    assert one.id.startswith("harbour_0012_88#")
+
+
+# R1-Reward-RL
+
+
+@pytest.mark.parametrize("level", ["####", "######"])
+def test_r1_reward_rl_cuts_the_responses_out_of_the_prompt(level):
+    row = r1_reward_rl("Which bird is bigger?", "", "", 2)
+    parts = json.loads(row["message"])
+    parts[0]["content"][0]["text"] = prompt_text("Which?", "The left [Response 2].", "Right,\n\n# by far.", level)
+    (preference,) = read("r1-reward-rl", {**row, "message": json.dumps(parts)})
+    assert texts(preference) == ("Which bird is bigger?", "The left [Response 2].", "Right,\n\n# by far.", 2)
+    assert preference.category == "RLAIF-V-image"
+    assert preference.images == (Media(data=png()),)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (base64.b64encode(png()).decode(), Media(data=png())),
+        ("data:image/png;base64," + base64.b64encode(png()).decode(), Media(data=png())),
+        ("birds/two-birds.jpg", Media("birds/two-birds.jpg")),
+        ("/data/birds/two-birds.jpg", Media("/data/birds/two-birds.jpg")),
+        (None, Media("/home/author/data/RLAIF-V-image/two-birds.jpg")),
+        ("", Media("/home/author/data/RLAIF-V-image/two-birds.jpg")),
+    ],
+)
+def test_r1_reward_rl_takes_the_picture_from_where_it_is(image, expected):
+    (preference,) = read("r1-reward-rl", {**R1_REWARD_RL[0], "image": image})
+    assert preference.images == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"message": "[{"}, "one chat message of one text"),
+        ({"message": "[]"}, "one chat message of one text"),
+        (
+            {"message": json.dumps([{"content": [{"type": "video", "video": "v"}, {"type": "text", "text": "t"}]}])},
+            "video",
+        ),
+        ({"message": r1_reward_rl("q", "a\n###### [Response 2]:\nb", "c", 1)["message"]}, "cannot be told apart"),
+        ({"message": R1_REWARD_RL[0]["message"].replace("Output Format", "Output")}, "cannot be told apart"),
+        ({"answer": ["<answer>1</answer>", "<answer>2</answer>"]}, "one label is needed"),
+        ({"answer": []}, "one label is needed"),
+        ({"answer": ["<answer>B</answer>"]}, "label '<answer>B</answer>'"),
+        ({"answer": [None]}, "label None"),
+        ({"image": "!" * 5000}, "neither a path nor base64"),
+    ],
+)
+def test_r1_reward_rl_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        read("r1-reward-rl", {**R1_REWARD_RL[0], **changes})
+
+
+# MM-RLHF
+
+
+def test_mm_rlhf_pairs():
+    (image,), (video,) = (read("mm-rlhf", row) for row in MM_RLHF_PAIRS)
+    assert texts(image) == ("How many boats are moored?", "Three boats.", "Seven boats and a lighthouse.", 1)
+    assert (image.category, image.images, image.video) == ("long", (Media("long/harbour_0012.png"),), None)
+    assert (video.category, video.images, video.video) == ("video", (), (Media("video/clipA"),))
+
+
+@pytest.mark.parametrize(
+    ("path", "category"),
+    [
+        ("short/a.png", "short"),
+        ("/data/longterm/long/mcq/a.png", "mcq"),
+        ("mm/safety/x/a.png", "safety"),
+        ("/data/longterm/a.png", "unknown"),
+    ],
+)
+def test_mm_rlhf_category_is_a_whole_folder(path, category):
+    assert read("mm-rlhf", {**MM_RLHF_PAIRS[0], "image": path})[0].category == category
+
+
+def test_mm_rlhf_rankings_give_a_pair_for_each_two_ranks():
+    row = MM_RLHF_RANKINGS[0]
+    pairs = {(item.response_1, item.response_2) for item in read("mm-rlhf", row)}
+    rank = dict(zip(row["models_output"], row["final_ranking"], strict=True))
+    expected = {(a, b) for a in rank for b in rank if rank[a] < rank[b]}
+    assert pairs == expected
+    assert len(pairs) == 5  # of six, two have the same rank
+
+
+def test_mm_rlhf_rankings_against_the_scores_are_refused():
+    row = MM_RLHF_RANKINGS[0]
+    with pytest.raises(ValueError, match=r"contradicts the sums of the scores .*dpo_pairs"):
+        read("mm-rlhf", {**row, "final_ranking": [4 - rank for rank in row["final_ranking"]]})
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "kind", "message"),
+    [
+        (MM_RLHF_PAIRS[0], {"is_tie": True}, Skipped, "a tie"),
+        (MM_RLHF_RANKINGS[0], {"final_ranking": [1, 1, 1, 1]}, Skipped, "different ranks"),
+        (MM_RLHF_RANKINGS[0], {"final_ranking": [1, 2]}, ValueError, "equal length"),
+        (MM_RLHF_RANKINGS[0], {"final_ranking": [1, "?", 2, 3]}, ValueError, r"final_ranking is '\?'"),
+        (MM_RLHF_PAIRS[0], {"image": None}, ValueError, "neither an image nor a video"),
+        (MM_RLHF_PAIRS[0], {"chosen": None}, ValueError, "chosen is None"),
+        (MM_RLHF_PAIRS[0], {"prompt": "<image>"}, ValueError, "question is ''"),
+    ],
+)
+def test_mm_rlhf_refuses(row, changes, kind, message):
+    with pytest.raises(kind, match=message):
+        read("mm-rlhf", {**row, **changes})
+
+
+# RLAIF-V
+
+
+def test_rlaif_v():
+    (preference,) = read("rlaif-v", RLAIF_V[0])
+    assert texts(preference) == ("What is on the shelf?", "Two jars.", "Two jars and a cat.", 1)
+    assert preference.category == "COCO"
+    assert preference.images == (Media(data=png("brown")),), "the path beside the bytes is a name only"
+
+
+# VL-Feedback
+
+
+def test_vl_feedback_gives_all_pairs_with_different_ratings():
+    means = {"Tennis.": 4, "Tennis, on clay.": 5, "A racket sport.": 4, "Golf.": 5 / 3}
+    pairs = [(item.response_1, item.response_2) for item in read("vl-feedback", VL_FEEDBACK[0])]
+    assert len(pairs) == len(set(pairs))
+    assert all(means[better] > means[worse] for better, worse in pairs)
+    assert {frozenset(pair) for pair in pairs} == {
+        frozenset(pair) for pair in combinations(means, 2) if means[pair[0]] != means[pair[1]]
+    }
+
+
+@pytest.mark.parametrize(("margin", "pairs"), [(0, 5), (1, 5), (1.1, 3), (3, 1), (3.4, 0)])
+def test_vl_feedback_with_a_margin(margin, pairs):
+    if not pairs:
+        with pytest.raises(Skipped, match="no two ratings differ"):
+            read("vl-feedback", VL_FEEDBACK[0], margin=margin)
+    else:
+        assert len(read("vl-feedback", VL_FEEDBACK[0], margin=margin)) == pairs
+
+
+def test_vl_feedback_completions_may_be_a_list():
+    row = VL_FEEDBACK[0]
+    columns = row["completions"]
+    listed = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    assert read("vl-feedback", {**row, "completions": listed}) == read("vl-feedback", row)
+
+
+def test_vl_feedback_of_the_older_file_has_a_path():
+    row = {**VL_FEEDBACK[0], "img_path": "svit/4.jpg"}
+    del row["image"]
+    assert {item.images for item in read("vl-feedback", row)} == {(Media("svit/4.jpg"),)}
+
+
+@pytest.mark.parametrize("rating", ["N/A", "", None, "nan", "1e99"])
+def test_vl_feedback_leaves_out_responses_without_a_rating_and_says_so(rating):
+    row = VL_FEEDBACK[0]
+    annotations = [annotation("5", rating, "5"), *row["completions"]["annotations"][1:]]
+    row = {**row, "completions": {**row["completions"], "annotations": annotations}}
+    found = []
+    with pytest.raises(Skipped, match="response 1: Ethical Considerations is"):
+        found.extend(load_source("vl-feedback").read(row, 1))
+    assert len(found) == 3, "what was yielded before stays"
+    assert not any("Tennis." in (item.response_1, item.response_2) for item in found)
+
+
+# POVID
+
+
+def test_povid_has_its_marker_removed():
+    (preference,) = read("povid", POVID[0])
+    assert texts(preference) == (
+        "Describe the kitchen.",
+        "A white stove and a sink.",
+        "A stove, a sink and four plates.",
+        1,
+    )
+    assert preference.images == (Media("./data/coco/COCO_train2014_000000000123.jpg"),)
+    behind = povid_turns("Describe the kitchen.\n<image>", "A stove.")
+    row = {
+        **POVID[0],
+        "conversations": behind,
+        "rejected_conversations": [behind[0], {"from": "gpt", "value": "A car."}],
+    }
+    assert read("povid", row)[0].question == "Describe the kitchen."
+
+
+def test_several_turns_are_kept_where_only_the_last_answers_differ():
+    history = ["<image>\nWho is it?", "A cook.", "What does she hold?"]
+    row = {
+        **POVID[0],
+        "conversations": povid_turns(*history, "A pan."),
+        "rejected_conversations": povid_turns(*history, "A pen."),
+    }
+    (preference,) = read("povid", row)
+    question, *responses, _ = texts(preference)
+    assert responses == ["A pan.", "A pen."]
+    assert "<image>" not in question
+    assert [question.index(text) for text in ("Who is it?", "A cook.", "What does she hold?")] == sorted(
+        question.index(text) for text in ("Who is it?", "A cook.", "What does she hold?")
+    )
+
+
+@pytest.mark.parametrize(
+    ("rejected", "message"),
+    [
+        (povid_turns("<image>\nAnother question?", "A."), "different questions"),
+        (povid_turns("Q?"), "not of user and assistant by turns"),
+        ([{"from": "system", "value": "x"}], "'from' and 'value' are needed"),
+        (povid_turns("<image>\nDescribe the kitchen.", 7), "holds 7, which is no text"),
+        (povid_turns("<image>\nDescribe the kitchen.", "A white stove and a sink."), "same text"),
+        (povid_turns("<image>\nDescribe the kitchen.", ""), "response_2 is ''"),
+    ],
+)
+def test_povid_refuses(rejected, message):
+    with pytest.raises(ValueError, match=message):
+        read("povid", {**POVID[0], "rejected_conversations": rejected})
+
+
+# WildVision-Battle
+
+
+@pytest.mark.parametrize(("winner", "label"), [("model_a", 1), ("model_b", 2)])
+def test_wildvision_battle(winner, label):
+    (preference,) = read("wildvision-battle", battle(winner))
+    assert texts(preference) == ("Read the sign.", "Closed.", "Open.", label)
+    assert preference.images == (Media(data=png("blue")),)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "message"),
+    [
+        (battle("tie"), Skipped, r"a tie \(winner is 'tie'\)"),
+        (battle("tie (bothbad)"), Skipped, r"a tie \(winner is 'tie \(bothbad\)'\)"),
+        (battle("model_a", anony=False), Skipped, "names"),
+        (
+            battle("model_a", conversation_a=chat("a", "b", "c", "d"), conversation_b=chat("a", "x", "c", "y")),
+            Skipped,
+            "differ before the last answer",
+        ),
+        (battle(None), ValueError, "winner is None"),
+        (battle("A"), ValueError, "winner is 'A'"),
+        (battle("model_a", conversation_b=chat("Read the sign.", "")), ValueError, "response_2 is ''"),
+        (battle("model_a", conversation_b=None), ValueError, "conversation_b is None"),
+        (battle("model_a", image={"bytes": None, "path": None}), ValueError, "image: .* holds no picture"),
+    ],
+)
+def test_wildvision_battle_leaves_out(row, kind, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read("wildvision-battle", row)
+    assert type(error.value) is kind
+
+
+# Plain
+
+
+def test_plain_with_a_mapping():
+    row = {"Frage": "Was?", "A": "Ein Rad.", "B": "Ein Rat.", "besser": "2", "Bild": "a.png", "nr": 7, "level": "3"}
+    columns = {"question": "Frage", "response_1": "A", "response_2": "B", "label": "besser", "image": "Bild"}
+    columns |= {"id": "nr", "difficulty": "level"}
+    assert read("plain", row, columns=columns, name="mine") == [
+        Preference("7", "mine", "unknown", "Was?", "Ein Rad.", "Ein Rat.", 2, (Media("a.png"),), difficulty=3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ("a.png", ["a.png"]),
+        (["a.png", {"path": "b.png", "bytes": None}], ["a.png", "b.png"]),
+        ('["a.png", "b.png"]', ["a.png", "b.png"]),
+        ("file:///data/a.png", ["/data/a.png"]),
+        ("", []),
+        (None, []),
+        ([], []),
+    ],
+)
+def test_plain_pictures(images, expected):
+    row = {"question": "<image> and <image>\nWhich?", "chosen": "a", "rejected": "b", "images": images}
+    (preference,) = read("plain", row)
+    assert [item.path for item in preference.images] == expected
+    assert preference.question == "and Which?"
+
+
+def test_plain_video_is_a_folder_or_frames():
+    row = {"question": "What?", "chosen": "a", "rejected": "b"}
+    assert read("plain", {**row, "video": "clips/7"})[0].video == (Media("clips/7"),)
+    assert read("plain", {**row, "video": ["1.jpg", "2.jpg"]})[0].video == (Media("1.jpg"), Media("2.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(({"label": label}, "neither 1 nor 2") for label in ("2 ", 2.0, "B", None, "")),
+        ({"label": 1, "response_1": None}, "response_1 is None"),
+        ({"question": None}, "question is None"),
+        ({"id": 1.5}, r"id is 1\.5"),
+        ({"difficulty": "hard"}, "difficulty is 'hard'"),
+        ({"image": "https://example.org/a.png"}, "nothing is fetched"),
+        ({"image": "[1"}, "begins like a JSON list"),
+        ({"image": 7}, "7 holds no picture"),
+    ],
+)
+def test_plain_refuses(changes, message):
+    row = {"question": "q", "response_1": "a", "response_2": "b", "label": 1, **changes}
+    with pytest.raises(ValueError, match=message):
+        read("plain", row)
+
+
+def test_plain_names_a_mapped_column_that_is_not_there():
+    with pytest.raises(ValueError, match=r"no column 'Frage' \(there are: question, chosen"):
+        read("plain", PLAIN[0], columns={"question": "Frage"})
+    with pytest.raises(ValueError, match="field 'prompt' is unknown; known: id, source"):
+        load_source("plain", columns={"prompt": "question"})
+
+
+# Media
+
+
+def test_what_means_a_picture():
+    encoded = base64.b64encode(png()).decode()
+    wrapped = "\n".join(encoded[i : i + 76] for i in range(0, len(encoded), 76))
+    same = [png(), {"bytes": png(), "path": "name.png"}, encoded, wrapped, f"data:image/png;base64,{encoded}"]
+    assert {media(value) for value in same} == {Media(data=png())}
+    long_path = "/" + "a" * 63 + "/x" * 60 + ".jpg"
+    for path in (
+        long_path,
+        "video/clipA",
+        "long/" + "folder" * 20,
+        {"image": "a.png"},
+        {"bytes": None, "path": "a.png"},
+    ):
+        assert media(path) == Media(path if isinstance(path, str) else "a.png")
+    assert medias(None) == medias("") == medias([]) == ()
+
+
+@pytest.mark.parametrize("value", [None, 7, "", {}, {"bytes": None, "path": None}, [], "data:image/png,plain", "data:"])
+def test_what_means_none(value):
+    with pytest.raises(ValueError, match=r"holds no picture|does not hold base64"):
+        media(value)
+
+
+# The registry
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mm_rlhf", {}, r"source 'mm_rlhf' is unknown; known: r1-reward-rl, mm-rlhf"),
+        ("povid", {"margin": 1}, r"source 'povid': .*margin"),
+        ("vl-feedback", {"margin": 5}, "margin is 5"),
+        ("vl-feedback", {"margin": "1"}, "margin is '1'"),
+    ],
+)
+def test_unknown_sources_and_options(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_source(name, **options)
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a distribution with entry points, as pip would leave it, and a module beside it."""
+
+    def install(points, code="", dist="their_dist"):
+        info = tmp_path / f"{dist}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{GROUP}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
+        (tmp_path / "their_source.py").write_text(code)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield install
+    sys.modules.pop("their_source", None)
+
+
+OWN = """
+from r1reward_verl.data.preference import Preference
+
+class Own:
+    name = "own"
+
+    def __init__(self, category="toy"):
+        self.category = category
+
+    def read(self, row, number):
+        yield Preference(row["key"], self.name, self.category, row["ask"], row["good"], row["bad"], 1)
+
+number = 7
+def nothing():
+    return None
+"""
+
+
+def test_ones_own_source_comes_in_by_an_entry_point(installed):
+    installed({"own": "their_source:Own"}, OWN)
+    assert source_names() == [*SOURCES, "own"]
+    assert "their_source" not in sys.modules, "names are listed without importing anything"
+    row = {"key": "1", "ask": "q", "good": "a", "bad": "b"}
+    assert read("own", row, category="x") == [Preference("1", "own", "x", "q", "a", "b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("absent_module:Own", "cannot be loaded: ModuleNotFoundError: .*absent_module"),
+        ("their_source:Absent", "cannot be loaded: AttributeError"),
+        ("their_source:number", "is 7; a class or function"),
+        ("their_source:nothing", "made None, which lacks a name"),
+    ],
+)
+def test_a_broken_entry_point_is_named(installed, target, message):
+    installed({"own": target}, OWN)
+    with pytest.raises(ValueError, match=rf"source 'own' \(entry point '{target}' of their_dist\).*{message}"):
+        load_source("own")
+    assert load_source("plain"), "the others still work"
+
+
+def test_a_module_that_fails_at_import_is_named(installed):
+    installed({"own": "their_source:Own"}, "raise RuntimeError('no licence')")
+    with pytest.raises(ValueError, match="cannot be loaded: RuntimeError: no licence"):
+        load_source("own")
+
+
+def test_names_are_unique(installed):
+    installed({"plain": "their_source:Own"}, OWN)
+    with pytest.raises(ValueError, match=r"several sources are called 'plain': .*their_dist and one of r1reward_verl"):
+        load_source("plain")
+
+
+def test_preferences_of_sources_are_whole():
+    for case, row in ROWS.items():
+        for item in read(case.split()[0], row):
+            assert replace(item) == item
+            assert item.difficulty is None
+            assert item.trace is None
