@@ -15,7 +15,6 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from r1reward_verl.inference.chat import ChatClient, Reply
@@ -105,7 +104,7 @@ class ModelJudge:
         self.cache_size = cache_size
         self._constrained = True
         self._known: OrderedDict[bytes, float] = OrderedDict()
-        self._asked: dict[bytes, _Question] = {}
+        self._asked: dict[bytes, asyncio.Future[Opinion | None]] = {}
 
     async def judge(self, reasoning: str, choice: Choice) -> Opinion:
         """See `Judge.judge`. Reasoning without a word concludes nothing: nobody is asked."""
@@ -116,22 +115,21 @@ class ModelJudge:
         if key in self._known:
             self._known.move_to_end(key)
             return Opinion(self._known[key], "cached")
-        first = key not in self._asked
-        if first:
-            self._asked[key] = _Question(asyncio.ensure_future(self._ask(text, choice)))
-        question = self._asked[key]
-        question.waiting += 1
+        while key in self._asked:
+            shared = await asyncio.shield(self._asked[key])
+            if shared is not None:
+                return shared if shared.status != "judged" else dataclasses.replace(shared, status="cached", retries=0)
+            # Who asked was cancelled: one of those who waited asks now.
+        answer = self._asked[key] = asyncio.get_running_loop().create_future()
+        opinion = None
         try:
-            opinion = await asyncio.shield(question.task)
+            opinion = await self._ask(text, choice)
         finally:
-            question.waiting -= 1
-            if not question.waiting:  # the last of those who asked, by an answer or by being cancelled
-                del self._asked[key]
-                question.task.cancel()
-        if opinion.status != "judged":
-            return opinion
-        self._remember(key, opinion.consistency)
-        return opinion if first else dataclasses.replace(opinion, status="cached", retries=0)
+            del self._asked[key]
+            answer.set_result(opinion)
+        if opinion.status == "judged":
+            self._remember(key, opinion.consistency)
+        return opinion
 
     def _remember(self, key: bytes, consistency: float) -> None:
         if self.cache_size:
@@ -177,11 +175,3 @@ class ModelJudge:
         if verdict is None:
             return str(said) if constrained else None
         return read_confidence(choice) if self.confidence else float(verdict)
-
-
-@dataclass
-class _Question:
-    """A question on its way, and how many wait for its answer."""
-
-    task: asyncio.Future[Opinion]
-    waiting: int = 0
