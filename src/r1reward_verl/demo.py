@@ -391,9 +391,9 @@ def _signal_group(process: subprocess.Popen[bytes], sign: int) -> bool:
     return True
 
 
-def _logged(metrics: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of verl's metrics file, without a line that is being written or was cut off."""
-    for line in metrics.read_text().splitlines() if metrics.exists() else ():
+def _logged(metrics: Path, last: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the (last) entries of verl's metrics file, without a line that is being written or was cut off."""
+    for line in metrics.read_text().splitlines()[-last:] if metrics.exists() else ():
         with suppress(ValueError):
             yield json.loads(line)
 
@@ -408,7 +408,7 @@ def _reward_share(logs: Sequence[Path]) -> float:
 def _last_metrics(metrics: Path) -> tuple[int, str]:
     """Return the last step in verl's metrics file and a few words on it."""
     step, note = 0, ""
-    for entry in _logged(metrics):
+    for entry in _logged(metrics, last=3):
         step = entry["step"]
         for key, word in (("critic/score/mean", "reward"), ("train/loss", "loss")):
             if key in entry["data"]:

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from r1reward_verl.evaluation.run import write_json
 from r1reward_verl.judgement import PROMPT, build_prompt, load_template
 from r1reward_verl.toy import world
 from r1reward_verl.toy.world import Fault, Pair
@@ -179,7 +180,7 @@ def build(
         )
     corpus = [text for pair, label, judgement in taught for text in (prompt(pair, label), judgement)]
     save_model(partial / "model", [*corpus, "user\n", "assistant\n"], seed)
-    _write_card(partial, card)
+    write_json(partial / "world.json", card)
     if judge:
         _add_judge(partial, card, seed)
     if folder.exists():
@@ -201,13 +202,7 @@ def _add_judge(folder: Path, card: dict[str, Any], seed: int) -> None:
         raise
     shutil.rmtree(finished, ignore_errors=True)
     partial.rename(finished)
-    _write_card(folder, {**card, "judge": scores})
-
-
-def _write_card(folder: Path, card: dict[str, Any]) -> None:
-    partial = folder / "world.json.partial"
-    partial.write_text(json.dumps(card, indent=2) + "\n")
-    partial.replace(folder / "world.json")
+    write_json(folder / "world.json", {**card, "judge": scores})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,7 +28,6 @@ from r1reward_verl.toy.world import Pair
 Split = Literal["train", "val", "test"]
 
 VOCABULARY = 640
-LAYERS, WIDTH = 4, 128
 STEPS = 500
 BATCH = 32
 LEARNING_RATE = 1.2e-3
@@ -406,7 +405,7 @@ def train_judge(out: Path, seed: int) -> dict[str, float]:
     seen |= {prompt_key(case) for case in test}
 
     processor = judge_processor(seed)
-    model = build_model(processor, seed, layers=LAYERS, width=WIDTH)
+    model = build_model(processor, seed)
     model.set_attn_implementation("eager")
     judge = TinyJudge(model, processor)
     with _one_thread():

@@ -80,10 +80,10 @@ def build_processor(corpus: Iterable[str], vocabulary: int = 640) -> Any:
     )
 
 
-def build_model(processor: Any, seed: int, *, layers: int = 4, width: int = 128) -> Any:
-    """Return a randomly initialised Qwen2.5-VL for `processor`'s vocabulary, by default of two million parameters.
+def build_model(processor: Any, seed: int) -> Any:
+    """Return a randomly initialised Qwen2.5-VL of about two million parameters for `processor`'s vocabulary.
 
-    The head size is 64 (so `width` is a multiple of it), one that vLLM's CPU attention has a kernel for.
+    The head size is 64, one that vLLM's CPU attention has a kernel for.
     """
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -92,11 +92,11 @@ def build_model(processor: Any, seed: int, *, layers: int = 4, width: int = 128)
     token_id = tokenizer.convert_tokens_to_ids
     text = {
         "vocab_size": (len(tokenizer) + 63) // 64 * 64,
-        "hidden_size": width,
-        "intermediate_size": 3 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // 64,
-        "num_key_value_heads": width // 64,
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6,
         "initializer_range": INITIALIZER_RANGE,
@@ -112,7 +112,7 @@ def build_model(processor: Any, seed: int, *, layers: int = 4, width: int = 128)
         "hidden_size": 128,
         "intermediate_size": 256,
         "num_heads": 2,
-        "out_hidden_size": width,
+        "out_hidden_size": 128,
         "patch_size": 14,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,

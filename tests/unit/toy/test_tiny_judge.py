@@ -143,7 +143,7 @@ class TestProcessor:
             assert [token for token in frame(attack.reasoning) if token not in numbers] == plain
 
     def test_an_untrained_judge_replies_by_the_greater_logit(self, processor, cases):
-        judge = TinyJudge(build_model(processor, 0, layers=1), processor)
+        judge = TinyJudge(build_model(processor, 0), processor)
         few = cases["test"][:20]
         replies = judge.replies(few)
         assert set(replies) <= {0, 1}
