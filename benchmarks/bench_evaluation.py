@@ -21,8 +21,8 @@ from typing import Any
 
 from r1reward_verl.data.files import ParquetOutput, write_json
 from r1reward_verl.data.preference import SCHEMA, to_row
+from r1reward_verl.engines.base import Judgement, Sampling, Work
 from r1reward_verl.evaluation import run as runner
-from r1reward_verl.inference.engine import Judgement, Sampling, Work
 from r1reward_verl.judgement import build_prompt
 from r1reward_verl.toy import world
 

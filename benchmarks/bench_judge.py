@@ -35,10 +35,10 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from _server import SPAWN, running_server
-from r1reward_verl.inference.chat import ChatClient
+from r1reward_verl.engines.chat import ChatClient
 from r1reward_verl.judgement import parse
-from r1reward_verl.rewards.judge_prompt import closing, messages
-from r1reward_verl.rewards.model_judge import ModelJudge
+from r1reward_verl.rewards.judges.model import ModelJudge
+from r1reward_verl.rewards.judges.prompt import closing, messages
 from r1reward_verl.rewards.scorer import Scorer
 
 if __name__ != "__mp_main__":  # the processes started here need no torch

@@ -4,7 +4,7 @@ import json
 
 from PIL import Image
 
-from r1reward_verl.evaluation.comparison import load_run
+from r1reward_verl.evaluation.compare import load_run
 from r1reward_verl.evaluation.metrics import FAILED, compute_metrics
 
 ORDERS = {"chosen-first": 1, "rejected-first": 2}

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from chromium import Chromium
 
-from r1reward_verl.evaluation.report import load_runs, write_report
+from r1reward_verl.reports.evaluation import load_runs, write_report
 from run_folder import case, judged, judgement, picture, says, write_run
 
 CATEGORIES = ("general", "hallucination", 'a "quoted" <category> & co')

@@ -16,9 +16,9 @@ import pytest
 from runs import Training
 
 from judge_attacks import ATTACKS
-from r1reward_verl.demo import _free_port
-from r1reward_verl.rewards.model_judge import ModelJudge
+from r1reward_verl.rewards.judges.model import ModelJudge
 from r1reward_verl.rewards.scorer import Scorer
+from r1reward_verl.toy.demo import _free_port
 
 KEY = "sk-not-for-any-log"
 

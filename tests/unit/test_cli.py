@@ -8,7 +8,7 @@ import pytest
 
 from r1reward_verl import __version__
 from r1reward_verl.cli import COMMANDS, main
-from r1reward_verl.doctor import parse_arguments
+from r1reward_verl.plugin.doctor import parse_arguments
 
 
 @pytest.mark.parametrize("module", [module for module, _ in COMMANDS.values()])

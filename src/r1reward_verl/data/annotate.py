@@ -43,7 +43,7 @@ from r1reward_verl.data.readers import RowError
 from r1reward_verl.judgement import PROMPT, build_prompt, load_template, parse
 
 if TYPE_CHECKING:
-    from r1reward_verl.inference.chat import ChatClient, Reply
+    from r1reward_verl.engines.chat import ChatClient, Reply
 
 API_KEY = "R1REWARD_TEACHER_API_KEY"
 MAX_PIXELS = 640 * 28 * 28
@@ -504,7 +504,7 @@ class _Run:
 
     async def _no_answer(self, client: ChatClient, reply: Reply[Any], key: str) -> None:
         """End the run where the next calls would fare no better."""
-        from r1reward_verl.inference.chat import ChatError
+        from r1reward_verl.engines.chat import ChatError
 
         code = reply.code or 0
         if code in _STOPPING or 300 <= code < 400:
@@ -599,7 +599,7 @@ def annotate(
         OSError: the disk is full, for example. In the last three cases, and when it is interrupted, `out` is as it
             was before, and what is finished is in the journal.
     """
-    from r1reward_verl.inference.chat import ChatClient
+    from r1reward_verl.engines.chat import ChatClient
 
     began = time.monotonic()
     path, out = os.fspath(preferences), Path(out)

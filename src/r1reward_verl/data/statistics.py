@@ -13,7 +13,7 @@ from typing import Any
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.rows import NONE, UNSOLVED, Sample, difficulty_of, of_preference
-from r1reward_verl.page import COLOURS, INK, new_figure, png, say_empty, tidy
+from r1reward_verl.reports.page import COLOURS, INK, new_figure, png, say_empty, tidy
 
 __all__ = [
     "CLASSES",

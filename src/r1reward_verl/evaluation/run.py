@@ -28,8 +28,11 @@ from r1reward_verl.data.images import missing_file
 from r1reward_verl.data.media import look_at
 from r1reward_verl.data.preference import Media, shown
 from r1reward_verl.data.readers import RowError
+from r1reward_verl.engines.base import Engine, EngineError, Prompt, Sampling, Work
+from r1reward_verl.engines.endpoint import EndpointEngine
+from r1reward_verl.engines.vllm import VLLMEngine, WorkerPool, checkpoint, gpus_of_workers
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, FRAMES, Benchmark, Case
-from r1reward_verl.evaluation.store import (
+from r1reward_verl.evaluation.folder import (
     METRICS,
     MISSING,
     ORDERS,
@@ -38,9 +41,6 @@ from r1reward_verl.evaluation.store import (
     StoreError,
     reference_categories,
 )
-from r1reward_verl.inference.endpoint import EndpointEngine
-from r1reward_verl.inference.engine import Engine, EngineError, Prompt, Sampling, Work
-from r1reward_verl.inference.vllm_engine import VLLMEngine, WorkerPool, checkpoint, gpus_of_workers
 from r1reward_verl.judgement import PROMPT, build_prompt, load_template
 
 ORDER_MODES = ("both", "random", "chosen-first")
@@ -472,7 +472,7 @@ def _judge(
 
 def _score(store: Store, benchmark: Benchmark, order: str) -> dict[str, Any] | None:
     """Write `metrics.json`, and return what it holds; None if there are no judgements."""
-    from r1reward_verl.evaluation.comparison import load_run
+    from r1reward_verl.evaluation.compare import load_run
     from r1reward_verl.evaluation.metrics import FAILED, compute_metrics, reference_metrics, reference_verdict
 
     if not store.whole:

@@ -1,7 +1,7 @@
 """The rewards that rules can give, and how they add up.
 
 Result * (1 + 0.5 * Consistency) + 0.5 * Format, from R1-Reward (arXiv 2505.02835, section 4.2): Result and
-Format are 0 or 1, Consistency is +1, -1 or 0 (see `r1reward_verl.rewards.consistency`).
+Format are 0 or 1, Consistency is +1, -1 or 0 (see `r1reward_verl.rewards.judges.base`).
 """
 
 from __future__ import annotations

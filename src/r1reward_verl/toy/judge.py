@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from r1reward_verl.judgement import Choice, parse
 from r1reward_verl.rewards.conclusions import conclusion
-from r1reward_verl.rewards.judge_prompt import closing, messages
+from r1reward_verl.rewards.judges.prompt import closing, messages
 from r1reward_verl.toy import world
 from r1reward_verl.toy.model import build_model, build_processor
 from r1reward_verl.toy.world import Pair

@@ -21,10 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from source_files import png
-from test_media import bomb
 
 from chat_server import Answer, ChatServer, completion
+from factories import bomb, png
 from r1reward_verl.data.annotate import AnnotationError, annotate, main, picture_url
 from r1reward_verl.data.preference import SCHEMA, Media, Preference, from_row, to_row
 from r1reward_verl.judgement import parse

@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from source_files import png
-from test_media import bomb
 
+from factories import bomb, png
 from r1reward_verl.data.check import WAYS_OUT, check, main, recipe
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema
 from r1reward_verl.data.media import check_picture
@@ -449,7 +448,7 @@ def test_prompts_are_as_long_as_verl_measures_them(tmp_path, model):
     from transformers import AutoProcessor
     from verl.utils.dataset import rl_dataset
 
-    from r1reward_verl.data.rl_dataset import PreferenceDataset
+    from r1reward_verl.plugin.rl_dataset import PreferenceDataset
 
     items = [
         preference(0),
@@ -510,7 +509,7 @@ def test_sft_rows_are_as_long_as_verl_makes_them(tmp_path, model):
     from omegaconf import OmegaConf
     from transformers import AutoProcessor
 
-    from r1reward_verl.data.sft_dataset import JudgementDataset
+    from r1reward_verl.plugin.sft_dataset import JudgementDataset
 
     items = [preference(index, images=pictures(tmp_path, size)) for index, size in enumerate([(64, 64), (1000, 800)])]
     path = sft(tmp_path / "a.parquet", items)

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from source_files import VL_FEEDBACK, png, write
-from test_media import bomb
 
+from factories import bomb, png
 from r1reward_verl.data.convert import ConversionError, convert, main
 from r1reward_verl.data.preference import SCHEMA, from_row
 from r1reward_verl.data.sources import Plain, load_source
+from source_files import VL_FEEDBACK, write
 
 RUN = "import sys; from r1reward_verl.data.convert import main; sys.exit(main(sys.argv[1:]))"
 

@@ -5,9 +5,9 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from source_files import png
 from test_convert import jsonl, left, preferences, row, run
 
+from factories import png
 from r1reward_verl.data.convert import main
 
 

@@ -3,16 +3,14 @@
 import hashlib
 import io
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
-from source_files import png
 
+from factories import bomb, png
 from r1reward_verl.data import media
 from r1reward_verl.data.media import (
     MediaSettler,
@@ -25,16 +23,6 @@ from r1reward_verl.data.media import (
     video_frames,
 )
 from r1reward_verl.data.preference import Media, Preference
-
-
-def bomb(width=60_000, height=60_000, size=1 << 20):
-    """A valid PNG header for many pixels, in about a megabyte."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", bytes(size)) + chunk(b"IEND", b"")
 
 
 def put(path, data=None):

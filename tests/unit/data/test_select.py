@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from source_files import png
 
+from factories import png
 from r1reward_verl.data.export import rl_schema, sft_schema
 from r1reward_verl.data.preference import SCHEMA, Media, Preference, to_row
 from r1reward_verl.data.select import Difficulties, Rules, SelectionError, main, select

@@ -7,6 +7,11 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
+
+from factories import png
+from r1reward_verl.data.preference import Media, Preference
+from r1reward_verl.data.readers import read_rows
+from r1reward_verl.data.sources import GROUP, SOURCES, Skipped, load_source, media, medias, source_names
 from source_files import (
     MM_RLHF_PAIRS,
     MM_RLHF_RANKINGS,
@@ -19,16 +24,11 @@ from source_files import (
     annotation,
     battle,
     chat,
-    png,
     povid_turns,
     prompt_text,
     r1_reward_rl,
     write,
 )
-
-from r1reward_verl.data.preference import Media, Preference
-from r1reward_verl.data.readers import read_rows
-from r1reward_verl.data.sources import GROUP, SOURCES, Skipped, load_source, media, medias, source_names
 
 
 def read(name, row, /, **options):

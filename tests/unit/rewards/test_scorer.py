@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from r1reward_verl.rewards.consistency import Opinion
 from r1reward_verl.rewards.function import compute_score
+from r1reward_verl.rewards.judges.base import Opinion
 from r1reward_verl.rewards.scorer import Scorer
 from r1reward_verl.rewards.settings import RewardSettings
 

@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import SCHEMA
 from r1reward_verl.judgement import PROMPT, build_prompt
-from r1reward_verl.preflight import check_data
+from r1reward_verl.plugin.preflight import check_data
 from r1reward_verl.toy import world
 from r1reward_verl.toy.build import Sizes, build, main
 
@@ -94,7 +94,7 @@ class TestVerlReadsIt:
         if own_class:
             (tmp_path / "template.txt").write_text("{question} {response_1} {response_2}")
             config["prompt_template"] = str(tmp_path / "template.txt")
-            config["custom_cls"] = {"path": "pkg://r1reward_verl.data.rl_dataset", "name": "PreferenceDataset"}
+            config["custom_cls"] = {"path": "pkg://r1reward_verl.plugin.rl_dataset", "name": "PreferenceDataset"}
         file = toy / "val.parquet"
         dataset = create_rl_dataset(str(file), OmegaConf.create(config), processor.tokenizer, processor)
         assert (type(dataset) is RLHFDataset) != own_class
@@ -108,7 +108,7 @@ class TestVerlReadsIt:
             assert item["reward_model"]["ground_truth"] == row["reward_model"]["ground_truth"]
 
     def test_the_preflight_has_nothing_to_say(self, toy: Path):
-        from r1reward_verl.doctor import compose
+        from r1reward_verl.plugin.doctor import compose
 
         overrides = [f"data.train_files={toy / 'val.parquet'}", f"data.val_files={toy / 'val.parquet'}"]
         settings = ["data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8"]

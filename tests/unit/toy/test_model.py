@@ -96,7 +96,7 @@ def test_tokens_give_the_text_back(toy: Path, model):
 
 
 def test_a_prompt_and_a_judgement_fit_the_demo(inputs, toy: Path):
-    from r1reward_verl.demo import PROMPT_TOKENS, RESPONSE_TOKENS
+    from r1reward_verl.toy.demo import PROMPT_TOKENS, RESPONSE_TOKENS
 
     tokenizer = AutoTokenizer.from_pretrained(toy / "model")
     assert inputs["input_ids"].shape[1] <= PROMPT_TOKENS

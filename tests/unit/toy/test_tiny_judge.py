@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from judge_attacks import ATTACKS, KNOWN_RULES_MISSES, PLANTED, UNSEEN, Attack, attacks_on
 from r1reward_verl.judgement import parse
 from r1reward_verl.rewards.conclusions import conclusion
-from r1reward_verl.rewards.judge_prompt import closing, messages, read_reply
+from r1reward_verl.rewards.judges.prompt import closing, messages, read_reply
 from r1reward_verl.toy import world
 from r1reward_verl.toy.judge import STYLES, Case, TinyJudge, draw_cases, judge_processor, prompt_key, split_of
 from r1reward_verl.toy.model import build_model

@@ -1,0 +1,227 @@
+"""Judgements from OpenAI-compatible chat servers, for evaluations: the greedy one, and K samples with one request.
+
+Pictures are sent as `r1reward data annotate` sends them: as data URIs, larger ones scaled down; of a video the frames
+in order. The client retries; what it gives up is a failed judgement, and servers that are gone end the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from r1reward_verl.data.annotate import picture_url
+from r1reward_verl.engines.base import GREEDY, EngineError, Judgement, Prompt, Sampling, Status, Work, without
+
+if TYPE_CHECKING:
+    from r1reward_verl.engines.chat import ChatClient, Reply
+
+_THREADS = 4
+_ANSWER_BYTES = 1 << 20  # of one judgement
+_MALFORMED = (400, 413, 422)
+_STOPPING = (401, 402, 403, 404, 405)
+_TOO_LONG = re.compile(r"context[ _]length|(maximum|max) (model|context)|too long|too many tokens", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    texts: tuple[tuple[str, str | None], ...]  # with the reason why each ended
+    prompt_tokens: int | None
+    tokens: int | None  # of all texts
+
+
+class EndpointEngine:
+    """Asks servers that share the work.
+
+    Args:
+        urls: addresses, with the API version.
+        model: name under which they serve it.
+        sampling: how judgements are generated. Servers bound pictures from below themselves.
+        api_key: sent as a bearer token; None or empty: none is sent.
+        concurrency: requests on the wire at a time.
+        timeout: seconds for one request.
+        max_wait: seconds without an answer from any server after which `generate` gives up.
+        retries: of a request that fails while others succeed.
+
+    Raises:
+        ValueError: an address or a key that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        model: str,
+        sampling: Sampling,
+        *,
+        api_key: str | None = None,
+        concurrency: int = 64,
+        timeout: float = 600.0,
+        max_wait: float = 600.0,
+        retries: int = 3,
+    ) -> None:
+        self._sampling, self._concurrency = sampling, concurrency
+        self._options: dict[str, Any] = {
+            "model": model,
+            "api_key": api_key,
+            "concurrency": concurrency,
+            "timeout": timeout,
+            "max_wait": max_wait,
+            "retries": retries,
+        }
+        self._urls = list(urls)
+        self._said: deque[list[Judgement]] = deque()
+        self._stop = ""
+        self._several = True  # choices in one answer
+        self._client(1)
+
+    def _client(self, samples: int) -> ChatClient:
+        from r1reward_verl.engines.chat import ChatClient
+
+        return ChatClient(self._urls, **self._options, max_bytes=max(samples, 1) * _ANSWER_BYTES)
+
+    def generate(self, work: Iterator[Work]) -> Generator[Sequence[Judgement], None, None]:
+        """Yield the judgements of each request when it is answered; see `engine.Engine`.
+
+        Raises:
+            EngineError: the servers are gone, or want no such requests.
+        """
+        loop = asyncio.new_event_loop()
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
+        client: ChatClient | None = None
+        tasks: set[asyncio.Task[None]] = set()
+        ended = False
+        self._stop = ""
+        try:
+            while True:
+                while not (ended or self._stop) and len(tasks) < self._concurrency:
+                    if (case := next(work, None)) is None:
+                        ended = True
+                        break
+                    client = client or self._client(max(len(prompt.samples) for prompt in case.prompts))
+                    tasks.add(loop.create_task(self._judge(client, case, pool)))
+                if not tasks:
+                    break
+                # Not until a whole case is done: what is answered is to be on the disk soon.
+                waiting = asyncio.wait(tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                done, tasks = loop.run_until_complete(waiting)
+                while self._said:
+                    yield self._said.popleft()
+                for task in done:
+                    task.result()
+            if self._stop:
+                raise EngineError(self._stop)
+        finally:
+            loop.run_until_complete(_end(tasks, client))
+            loop.close()
+            pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Do nothing: connections end with `generate`."""
+
+    async def _judge(self, client: ChatClient, work: Work, pool: ThreadPoolExecutor) -> None:
+        media = [*work.images, *(work.video or ())]
+
+        def pictures() -> list[dict[str, Any]]:
+            urls = (picture_url(one, self._sampling.max_pixels) for one in media)
+            return [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+
+        parts: list[dict[str, Any]] = []
+        if media:
+            try:
+                parts = await asyncio.get_running_loop().run_in_executor(pool, pictures)
+            except ValueError as error:
+                self._said.extend(without(work, prompt, "failed", str(error)) for prompt in work.prompts)
+                return
+        # Together, so that the server meets what they have in common at one time.
+        await asyncio.gather(
+            *(
+                self._ask(client, work, prompt, parts, samples)
+                for prompt in work.prompts
+                for samples in (
+                    [sample for sample in prompt.samples if sample == GREEDY],
+                    [sample for sample in prompt.samples if sample != GREEDY],
+                )
+                if samples
+            )
+        )
+
+    async def _ask(
+        self, client: ChatClient, work: Work, prompt: Prompt, media: list[dict[str, Any]], samples: list[int]
+    ) -> None:
+        text = [{"type": "text", "text": prompt.text}]
+        before = self._sampling.media_position == "before"
+        content: Any = ([*media, *text] if before else [*text, *media]) if media else prompt.text
+        left, tokens = samples, self._sampling.max_tokens
+        temperature = 0.0 if samples == [GREEDY] else self._sampling.temperature
+        while left:
+            number = len(left) if self._several else 1
+            reply = await client.complete(
+                [{"role": "user", "content": content}],
+                _read,
+                temperature=temperature,
+                top_p=1.0,
+                max_tokens=tokens,
+                **({"n": number} if number > 1 else {}),
+            )
+            if (answer := reply.value) is not None:
+                got = answer.texts[:number]
+                each = answer.tokens if len(answer.texts) == 1 else None
+                judgements = [
+                    Judgement(work.row, prompt.order, sample, said, each, answer.prompt_tokens, reason)
+                    for sample, (said, reason) in zip(left, got, strict=False)
+                ]
+                if each is None:
+                    judgements[0] = replace(judgements[0], answer_tokens=answer.tokens)
+                self._said.append(judgements)
+                left = left[len(got) :]
+                continue
+            long = reply.code in _MALFORMED and _TOO_LONG.search(reply.error)
+            if long and tokens > 1:
+                # Servers refuse what would not fit if the answer became as long as it may, too.
+                tokens = math.ceil(tokens / 8)
+                continue
+            if reply.code in _MALFORMED and not long and number > 1:
+                self._several = False
+                continue
+            self._fail(client, reply, work, Prompt(prompt.order, "", tuple(left)), "too_long" if long else "failed")
+            return
+
+    def _fail(self, client: ChatClient, reply: Reply[Any], work: Work, prompt: Prompt, status: Status) -> None:
+        code = reply.code or 0
+        if reply.status == "refused" and (code in _STOPPING or 300 <= code < 400):
+            self._stop = f"{reply.error}: see --url, --model and the key (--api-key-env)"
+            return
+        if reply.status == "failed" and client.given_up:
+            self._stop = f"the servers are gone: {reply.error}"
+        self._said.append(without(work, prompt, status, f"{reply.status}: {reply.error}"))
+
+
+async def _end(tasks: set[asyncio.Task[None]], client: ChatClient | None) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if client is not None:
+        await client.close()
+
+
+def _read(answer: Mapping[str, Any]) -> _Answer | None:
+    texts = []
+    for choice in answer["choices"]:
+        # None where all tokens went into what the server does not show, or the model declined.
+        text = choice["message"].get("content") or ""
+        if not isinstance(text, str):
+            raise TypeError(f"content is {text!r}")
+        reason = choice.get("finish_reason")
+        # Half characters, which JSON can escape, no file can hold.
+        texts.append((text.encode(errors="replace").decode(), None if reason is None else str(reason)[:100]))
+    usage = answer.get("usage") or {}
+    read, written = (
+        count if type(count) is int and 0 <= count < 2**40 else None
+        for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    )
+    return _Answer(tuple(texts), read, written) if texts else None

@@ -1,0 +1,1 @@
+"""Pages and plots to look at: of data, of evaluations, of training."""

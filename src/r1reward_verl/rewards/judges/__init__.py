@@ -1,0 +1,1 @@
+"""The judges of consistency: by rules, and by a model."""

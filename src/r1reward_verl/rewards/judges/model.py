@@ -1,0 +1,177 @@
+"""The judge that is a model behind an OpenAI-compatible chat server: Qwen2.5-VL-7B-Instruct in the paper.
+
+One class for all places it can run in: verl's own reward-model servers (`pool`, `colocated`) and any other server
+(`endpoint`). Identical questions are asked once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from r1reward_verl.engines.chat import ChatClient, Reply
+from r1reward_verl.judgement import Choice
+from r1reward_verl.rewards.judges.base import Opinion, Status
+from r1reward_verl.rewards.judges.prompt import Lines, closing, messages, read_confidence, read_reply
+
+logger = logging.getLogger(__name__)
+
+API_KEY = "R1REWARD_JUDGE_API_KEY"
+ALTERNATIVES = 20
+"""Log-probabilities asked for beside the chosen token; 20 is what OpenAI's and vLLM's servers allow at most."""
+
+# How a server says that it does not know a field of the request.
+_UNKNOWN_FIELD = (400, 422)
+
+
+class ModelJudge:
+    """Asks a chat model for one digit.
+
+    The request asks for a constrained reply (vLLM's `structured_outputs`). A server that refuses the field, or
+    ignores it and chats, is asked in plain words from then on.
+
+    Args:
+        urls: Addresses of the servers, with the API version (`http://host:8000/v1`). They share the work; one that
+            fails is left out until it is back.
+        model: Name under which they serve the judge; None for the first that each lists.
+        api_key_env: Environment variable with their key. Without it in the environment none is sent, unless another
+            name than the default is given.
+        lines: How many last lines of the reasoning the judge sees, or "all" (3: reference).
+        temperature: 0.1: reference.
+        confidence: Whether the consistency is 2 P("1") - 1 by the model's log-probabilities instead of 1 or -1.
+        concurrency: Requests at a time, of each reward worker.
+        timeout: Seconds for one request.
+        max_wait: Seconds without an answer from any server after which those who wait give up.
+        retries: Requests beyond the first for an unreadable reply (2: reference) or a failed one.
+        cache_size: How many judgements are remembered; 0 for none.
+
+    Raises:
+        ValueError: a value out of range, or `api_key_env` names a variable that is not set.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        model: str | None = None,
+        *,
+        api_key_env: str = API_KEY,
+        lines: Lines = 3,
+        temperature: float = 0.1,
+        confidence: bool = False,
+        concurrency: int = 64,
+        timeout: float = 30.0,
+        max_wait: float = 120.0,
+        retries: int = 2,
+        cache_size: int = 65536,
+    ) -> None:
+        if lines != "all" and (isinstance(lines, bool) or not isinstance(lines, int) or lines < 1):
+            raise ValueError(f"judge.lines is {lines!r}; it must be a number of at least 1, or all")
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature <= 2:
+            raise ValueError(f"judge.temperature is {temperature!r}; it must be from 0 to 2 (reference: 0.1)")
+        if not isinstance(confidence, bool):
+            raise ValueError(f"judge.confidence is {confidence!r}; it must be true or false")
+        if isinstance(cache_size, bool) or not isinstance(cache_size, int) or cache_size < 0:
+            raise ValueError(f"judge.cache_size is {cache_size!r}; it must be a number of at least 0")
+        key = os.environ.get(api_key_env)
+        if not key and api_key_env != API_KEY:
+            raise ValueError(
+                f"judge.api_key_env is {api_key_env!r}, and that environment variable is not set; set it on every "
+                "node before Ray starts there"
+            )
+        try:
+            self.client = ChatClient(
+                urls,
+                model=model,
+                api_key=key,
+                concurrency=concurrency,
+                timeout=timeout,
+                max_wait=max_wait,
+                retries=retries,
+            )
+        except ValueError as error:
+            raise ValueError(f"judge: {error}") from None
+        self.lines = lines
+        self.temperature = temperature
+        self.confidence = confidence
+        self.cache_size = cache_size
+        self._constrained = True
+        self._known: OrderedDict[bytes, float] = OrderedDict()
+        self._asked: dict[bytes, asyncio.Future[Opinion | None]] = {}
+
+    async def judge(self, reasoning: str, choice: Choice) -> Opinion:
+        """See `Judge.judge`. Reasoning without a word concludes nothing: nobody is asked."""
+        text = closing(reasoning, self.lines)
+        if not text:
+            return Opinion(-1.0, "judged")
+        key = hashlib.blake2b(f"{choice}{text}".encode(errors="surrogatepass"), digest_size=16).digest()
+        if key in self._known:
+            self._known.move_to_end(key)
+            return Opinion(self._known[key], "cached")
+        while key in self._asked:
+            shared = await asyncio.shield(self._asked[key])
+            if shared is not None:
+                return shared if shared.status != "judged" else dataclasses.replace(shared, status="cached", retries=0)
+            # Who asked was cancelled: one of those who waited asks now.
+        answer = self._asked[key] = asyncio.get_running_loop().create_future()
+        opinion = None
+        try:
+            opinion = await self._ask(text, choice)
+        finally:
+            del self._asked[key]
+            answer.set_result(opinion)
+        if opinion.status == "judged":
+            self._remember(key, opinion.consistency)
+        return opinion
+
+    def _remember(self, key: bytes, consistency: float) -> None:
+        if self.cache_size:
+            self._known[key] = consistency
+            if len(self._known) > self.cache_size:
+                self._known.popitem(last=False)
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self.client.close()
+
+    async def _ask(self, text: str, choice: Choice) -> Opinion:
+        constrained = self._constrained
+        reply = await self._request(text, choice, constrained)
+        if constrained and (isinstance(reply.value, str) or reply.code in _UNKNOWN_FIELD):
+            said = reply.error or f"it said {reply.value!r}"
+            plain = await self._request(text, choice, constrained=False)
+            if plain.status == "ok" and self._constrained:
+                self._constrained = False
+                logger.warning("judge: a server does not constrain its replies (%s); asked in words from now on", said)
+            reply = dataclasses.replace(
+                plain, retries=reply.retries + plain.retries + 1, seconds=reply.seconds + plain.seconds
+            )
+        if not isinstance(reply.value, float):
+            status: Status = "failed" if reply.status in ("failed", "refused") else "undecided"
+            return Opinion(0.0, status, reply.retries, reply.seconds)
+        return Opinion(2.0 * reply.value - 1.0, "judged", reply.retries, reply.seconds)
+
+    async def _request(self, text: str, choice: Choice, constrained: bool) -> Reply[float | str]:
+        # In plain words a model may say "Output: 1".
+        body: dict[str, Any] = {"temperature": self.temperature, "max_tokens": 1 if constrained else 8}
+        if constrained:
+            body["structured_outputs"] = {"choice": ["0", "1"]}
+        if self.confidence:
+            body |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
+        read = functools.partial(self._read, constrained=constrained)
+        return await self.client.complete(messages(text, choice), read, **body)
+
+    def _read(self, answer: Mapping[str, Any], constrained: bool) -> float | str | None:
+        """Return P(1), or what was said where the constraint should have made that impossible; None: ask again."""
+        choice = answer["choices"][0]
+        said = choice["message"]["content"]
+        verdict = read_reply(said)
+        if verdict is None:
+            return str(said) if constrained else None
+        return read_confidence(choice) if self.confidence else float(verdict)

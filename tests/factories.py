@@ -1,0 +1,38 @@
+"""Builders that many tests share: pictures, preferences, judgements, replies. New ones belong here, not in a test."""
+
+import io
+import struct
+import zlib
+
+from PIL import Image
+
+from r1reward_verl.data.preference import Preference
+
+
+def png(colour="green", size=(8, 6)) -> bytes:
+    """Return a PNG file of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def bomb(width=60_000, height=60_000, size=1 << 20):
+    """A valid PNG header for many pixels, in about a megabyte."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", bytes(size)) + chunk(b"IEND", b"")
+
+
+def judgement(choice, reasoning="Compared.") -> str:
+    """Return a well-formed judgement."""
+    return f"<think>{reasoning}</think><answer>{choice}</answer>"
+
+
+def preference(index=0, **changes) -> Preference:
+    """Return a preference; odd ones are labelled 2."""
+    values = {"id": f"r{index}", "source": "mine", "category": "long", "question": f"Question {index}?"}
+    values |= {"response_1": "Yes.", "response_2": "No.", "label": 1 + index % 2}
+    return Preference(**values | changes)

@@ -1,0 +1,184 @@
+"""Judgements from real chat servers on 127.0.0.1: what they are asked, and what becomes of what they say."""
+
+import base64
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from chat_server import Answer, ChatServer, completion
+from r1reward_verl.data.preference import Media
+from r1reward_verl.engines.base import EngineError, Prompt, Sampling, Work
+from r1reward_verl.engines.endpoint import EndpointEngine
+
+TEXT = "<think>t</think><answer>1</answer>"
+
+
+def png(size=(56, 56), colour="red"):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def case(row, samples=(0,), orders=("chosen-first", "rejected-first"), images=(), video=None):
+    return Work(row, images, video, tuple(Prompt(order, f"{order} {row}", samples) for order in orders))
+
+
+def choices(*texts, usage=None):
+    one = completion("")["choices"][0]
+    listed = [{**one, "index": index, "message": {"content": text}} for index, text in enumerate(texts)]
+    return {"choices": listed, **({"usage": usage} if usage else {})}
+
+
+def as_asked(request):
+    """As many choices as the request wants."""
+    texts = [f"{TEXT} {number}" for number in range(request.body.get("n", 1))]
+    return Answer(choices(*texts, usage={"prompt_tokens": 7, "completion_tokens": 5 * len(texts)}))
+
+
+def judge(server, work, sampling=None, **options):
+    options = {"timeout": 5.0, "max_wait": 5.0, "retries": 1, **options}
+    engine = EndpointEngine([server.url], "judge", sampling or Sampling(), **options)
+    return [one for judgements in engine.generate(iter(work)) for one in judgements]
+
+
+def test_greedy_and_samples_are_a_request_each_in_every_order():
+    with ChatServer(as_asked) as server:
+        said = judge(server, [case(1, (0, 1, 2, 3)), case(2, (2, 3))], Sampling(temperature=0.7, max_tokens=99))
+    keys = [(one.row, one.order, one.sample) for one in said]
+    orders = ("chosen-first", "rejected-first")
+    wanted = [(1, order, sample) for order in orders for sample in range(4)]
+    assert sorted(keys) == sorted(wanted + [(2, order, sample) for order in orders for sample in (2, 3)])
+    asked = sorted((one.body.get("n", 1), one.body["temperature"], one.body["max_tokens"]) for one in server.requests)
+    assert asked == [(1, 0.0, 99)] * 2 + [(2, 0.7, 99)] * 2 + [(3, 0.7, 99)] * 2
+    assert all(one.text.startswith(TEXT) and one.status == "ok" and one.finish_reason == "stop" for one in said)
+    # What several texts have together cannot be told apart.
+    assert {(one.sample > 0, one.prompt_tokens, one.tokens) for one in said} == {(False, 7, 5), (True, 7, None)}
+    several = sorted(one.answer_tokens for one in said if one.answer_tokens is not None)
+    assert several == [10, 10, 15, 15]  # once an answer
+
+
+def test_a_server_that_returns_fewer_choices_is_asked_for_the_rest():
+    with ChatServer(Answer(choices("a", "b"))) as server:
+        said = judge(server, [case(1, (1, 2, 3, 4, 5), ("chosen-first",))])
+    assert [one.body.get("n", 1) for one in server.requests] == [5, 3, 1]
+    assert [(one.sample, one.text) for one in said] == [(1, "a"), (2, "b"), (3, "a"), (4, "b"), (5, "a")]
+
+
+def test_a_server_that_refuses_several_choices_is_asked_one_by_one():
+    def only_one(request):
+        return Answer({"error": "n must be 1"}, status=400) if "n" in request.body else Answer(choices("a"))
+
+    with ChatServer(only_one) as server:
+        said = judge(server, [case(1, (1, 2, 3), ("chosen-first",))])
+    assert [one.sample for one in said] == [1, 2, 3]
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_pictures_and_frames_are_sent_in_order_within_the_budget(tmp_path, position):
+    (tmp_path / "a.png").write_bytes(png(colour="blue"))
+    images = (Media(path=str(tmp_path / "a.png")), Media(data=png((300, 200))))
+    video = tuple(Media(data=png(colour=colour)) for colour in ("green", "yellow"))
+    with ChatServer(as_asked) as server:
+        judge(server, [case(1, images=images, video=video)], Sampling(media_position=position, max_pixels=20_000))
+    content = server.requests[0].body["messages"][0]["content"]
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    assert content.index({"type": "text", "text": texts[0]}) == (4 if position == "before" else 0)
+    urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
+    assert [picture.getpixel((0, 0)) for picture in pictures] == [(0, 0, 255), (255, 0, 0), (0, 128, 0), (255, 255, 0)]
+    assert [picture.width * picture.height <= 20_000 for picture in pictures] == [True] * 4
+
+
+def test_without_media_the_content_is_the_text():
+    with ChatServer(as_asked) as server:
+        judge(server, [case(1, orders=("chosen-first",))])
+    assert server.requests[0].body["messages"] == [{"role": "user", "content": "chosen-first 1"}]
+
+
+def test_a_picture_that_cannot_be_sent_fails_its_case_alone(tmp_path):
+    with ChatServer(as_asked) as server:
+        said = judge(server, [case(1, images=(Media(path=str(tmp_path / "none.png")),)), case(2)])
+    assert {one.row: one.status for one in said} == {1: "failed", 2: "ok"}
+    assert "none.png' does not exist" in next(one.error for one in said if one.row == 1)
+
+
+def test_what_fails_after_its_retries_is_a_failed_judgement_and_others_go_on():
+    def script(request):
+        return Answer(status=500) if request.text.endswith(" 1") else as_asked(request)
+
+    with ChatServer(script) as server:
+        said = judge(server, [case(row) for row in range(1, 9)], concurrency=2)
+    assert sorted({(one.row, one.status) for one in said}) == [(1, "failed"), *((row, "ok") for row in range(2, 9))]
+    assert "status 500" in next(one.error for one in said if one.row == 1)
+
+
+def test_servers_that_are_gone_end_the_run_after_what_was_said():
+    server = ChatServer(as_asked).start()
+    engine = EndpointEngine([server.url], "judge", Sampling(), concurrency=1, timeout=0.5, max_wait=0.5)
+    taken = []
+
+    def work():
+        for row in range(1, 1000):
+            taken.append(row)
+            yield case(row)
+
+    said = engine.generate(work())
+    first = next(said)
+    server.stop()
+    rest = []
+    with pytest.raises(EngineError, match=r"the servers are gone.*given up"):
+        rest.extend(one for judgements in said for one in judgements)
+    assert first[0].status == "ok"
+    assert len(taken) < 10
+
+
+@pytest.mark.parametrize("status", [401, 404, 301])
+def test_a_refusal_that_the_next_request_would_meet_too_ends_the_run(status):
+    with ChatServer(Answer({"error": "no"}, status=status)) as server, pytest.raises(EngineError, match="see --url"):
+        judge(server, (case(row) for row in range(1, 1000)), concurrency=1)
+    assert len(server.requests) < 10
+
+
+def test_a_prompt_that_is_too_long_is_told_from_one_whose_answer_would_not_fit():
+    error = {"error": {"message": "This model's maximum context length is 4096 tokens. However, you requested more."}}
+
+    def script(request):
+        fits = request.text == "chosen-first 1" and request.body["max_tokens"] <= 64
+        return as_asked(request) if fits else Answer(error, status=400)
+
+    with ChatServer(script) as server:
+        said = judge(server, [case(1)])
+    assert {one.order: one.status for one in said} == {"chosen-first": "ok", "rejected-first": "too_long"}
+
+
+def test_texts_that_no_file_can_hold_and_none_are_texts():
+    body = json.dumps(choices(None, "a?")).replace("a?", "a\\ud800")
+    with ChatServer(Answer(body)) as server:
+        said = judge(server, [case(1, (1, 2), ("chosen-first",))])
+    assert [one.text for one in said] == ["", "a?"]
+
+
+def test_work_is_taken_as_there_is_room():
+    taken = []
+
+    def work():
+        for row in range(1, 100):
+            taken.append(row)
+            yield case(row)
+
+    with ChatServer(as_asked) as server:
+        engine = EndpointEngine([server.url], "judge", Sampling(), concurrency=3)
+        said = engine.generate(work())
+        next(said)
+        assert len(taken) <= 6
+        said.close()
+
+
+def test_the_key_is_sent_and_stands_in_no_error():
+    with ChatServer(Answer({"error": "bad key sk-secret"}, status=422)) as server:
+        said = judge(server, [case(1)], api_key="sk-secret")
+    assert server.requests[0].headers["Authorization"] == "Bearer sk-secret"
+    assert {(one.status, "sk-secret" in one.error) for one in said} == {("failed", False)}

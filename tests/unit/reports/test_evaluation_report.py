@@ -1,0 +1,475 @@
+"""The report of evaluations: figures beside the paper's, plots, a gallery that hides no failure and runs no text."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from r1reward_verl.data.preference import SCHEMA, Media, Preference, to_row
+from r1reward_verl.reports import gallery
+from r1reward_verl.reports.evaluation import load_runs, main, published_table, write_report
+from r1reward_verl.reports.gallery import Scan, choose, read_shown, scan
+from r1reward_verl.reports.published import PUBLISHED
+from run_folder import case, judged, judgement, picture, says, write_run
+
+CATEGORIES = ("general", "hallucination", "reasoning")
+
+
+class Page(HTMLParser):
+    """What a page consists of: tags with attributes, texts of elements by tag, all text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text, self.inside, self.open = [], "", {"script": [], "style": []}, []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        self.open = self.open[: -1 - self.open[::-1].index(tag)] if tag in self.open else self.open
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in self.inside:
+            self.inside[self.open[-1]].append(data)
+        else:
+            self.text += data
+
+    def all(self, tag, css=None):
+        return [attributes for name, attributes in self.tags if name == tag and css in (None, attributes.get("class"))]
+
+
+def report(tmp_path, *runs, count=200):
+    return Page(write_report(load_runs(runs), tmp_path / "report", count))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Six cases: right, wrong, flipped to 1, flipped to 2, unparsable, and one that corrects itself in a sample."""
+    verdicts = [(1, 2), (2, 1), (1, 1), (2, 2), (None, 2), (1, 2)]
+    cases = [case(row, CATEGORIES[row % 3]) for row in range(1, 7)]
+    lines = [line for row, pair in enumerate(verdicts, start=1) for line in judged(row, *pair)]
+    turning = says(1, "It is red. Wait, it is blue.")
+    lines += [
+        judgement(row, order, turning if (row, sample, order) == (6, 2, "chosen-first") else says(1), sample)
+        for row in range(1, 7)
+        for order in ("chosen-first", "rejected-first")
+        for sample in (1, 2)
+    ]
+    return write_run(tmp_path / "tiny", cases, lines, samples=2)
+
+
+# Figures
+
+
+def test_all_files_are_written_and_the_page_stands_alone(run, tmp_path, capsys):
+    assert main([str(run)]) == 0
+    assert f"written: {run / 'report' / 'report.html'}" in capsys.readouterr().out
+    names = {path.name for path in (run / "report").iterdir()}
+    plots = {"categories-vl-rewardbench.png", "voting.png", "orders.png", "lengths.png"}
+    assert names == {"report.html", "report.md", *plots}
+    for name in plots:
+        with Image.open(run / "report" / name) as image:
+            assert image.width > 500
+
+    page = Page(run / "report" / "report.html")
+    addresses = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert {address.split(";")[0] for address in addresses if not address.startswith("#")} == {"data:image/png"}
+    assert len(page.all("img", "plot")) == len(plots)
+    assert not page.all("link")
+
+
+def test_the_browser_is_told_to_run_the_pages_own_style_and_script_alone(run, tmp_path):
+    page = report(tmp_path, run)
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    (script,), (style,) = page.inside["script"], page.inside["style"]
+
+    def digest(text):
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        "img-src data:",
+        f"style-src {digest(style)}",
+        f"script-src {digest(script)}",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    blocked = [
+        attributes for _, attributes in page.tags if "style" in attributes or any(a[:2] == "on" for a in attributes)
+    ]
+    assert blocked == []
+
+
+def test_figures_are_those_of_the_metrics_with_their_intervals(run, tmp_path):
+    report(tmp_path, run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    text = (tmp_path / "report" / "report.md").read_text().replace("\\", "")
+    low, high = metrics["accuracy_ci95"]
+    assert f"| Accuracy (micro) | {100 * metrics['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}] |" in text
+    assert metrics["flip_rate"] == pytest.approx(2 / 5)
+    assert "| Verdicts that flip with the order | 40.0 [" in text
+    assert "| Judgements that correct themselves | 1 of 36 (2.8%) |" in text
+    assert "| Judged (cases times orders) | 12 |" in text
+    assert "Tokens a second" not in text  # the run does not say
+
+
+def test_what_cannot_be_computed_is_shown_as_such(run, tmp_path):
+    metrics = json.loads((run / "metrics.json").read_text())
+    emptied = {name: value if name in ("rows", "by_category") else None for name, value in metrics.items()}
+    emptied["by_category"] = {name: dict.fromkeys(figures) for name, figures in metrics["by_category"].items()}
+    (run / "metrics.json").write_text(json.dumps(emptied))
+    page = report(tmp_path, run)
+    assert "None" not in page.text
+    assert "nan" not in page.text
+    assert "| tiny | – | – | – | – | – |" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_an_incomplete_run_is_called_so(run, tmp_path):
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "failed": 3}))
+    assert "incomplete: 3 not judged" in report(tmp_path, run).text
+
+
+def test_beside_the_paper_stand_the_run_its_vote_and_the_reference_protocol(run):
+    header, rows = published_table("vl-rewardbench", load_runs([run]))
+    metrics = json.loads((run / "metrics.json").read_text())
+    by_name = {name: cells for name, *cells in rows}
+    assert header == ["Accuracy, %", "general", "hallucination", "reasoning", "overall", "macro"]
+    assert by_name["tiny"][3] == f"{100 * metrics['accuracy']:.2f}"
+    assert by_name["tiny"][0] == f"{100 * metrics['by_category']['general']['accuracy']:.2f}"
+    assert by_name["tiny, voting@2"][3] == f"{100 * metrics['voting_accuracy']:.2f}"
+    assert by_name["tiny, reference protocol"][4] == f"{100 * metrics['reference']['macro']:.2f}"
+    assert by_name["R1-Reward (published, not run here)"] == ["63.84", "85.71", "64.78", "71.92", "71.44"]
+    ablated = by_name["R1-Reward, no pre-clip (published, not run here)"]
+    assert ablated == ["–", "–", "–", "67.36", "–"]
+    assert all("published, not run here" in name for name in by_name if not name.startswith("tiny"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_totals_follow_from_the_published_columns(name):
+    # Typing errors would break this: the tables say how their totals are made.
+    weights = {"mm-rlhf-rewardbench": (42, 37, 34, 32, 25)}
+    total = {"vl-rewardbench": "macro", "multimodal-rewardbench": "overall", "mm-rlhf-rewardbench": "acc"}[name]
+    table = PUBLISHED[name]
+    for model, row in table.rows.items():
+        if None in row:  # of these the paper has the total alone
+            continue
+        cells = dict(zip(table.columns, row, strict=True))
+        parts = [cells[column] for column in table.columns if column not in table.figures]
+        counts = weights.get(name, [1] * len(parts))
+        mean = sum(part * count for part, count in zip(parts, counts, strict=True)) / sum(counts)
+        assert cells[total] == pytest.approx(mean, abs=0.055), model
+
+
+def test_of_a_file_of_preferences_nothing_is_published(tmp_path):
+    run = write_run(tmp_path / "own", [case(1, "own")], judged(1, 1, 2), benchmark="preferences")
+    assert published_table("preferences", load_runs([run])) is None
+    text = report(tmp_path, run).text
+    assert "published" not in text
+    assert "no samples were drawn" not in text  # drawn in the plot
+
+
+def test_runs_of_two_benchmarks_stand_beside_one_another(run, tmp_path):
+    other = write_run(
+        tmp_path / "other", [case(1, "mcq")], judged(1, 1, 2), benchmark="mm-rlhf-rewardbench", acc_plus=True
+    )
+    page = report(tmp_path, run, other)
+    assert "mm-rlhf-rewardbench: beside the paper" in page.text
+    assert "vl-rewardbench: beside the paper" in page.text
+    assert {article["data-run"] for article in page.all("article")} == {"tiny", "other"}
+
+
+def test_names_that_plots_would_take_for_formulas_are_names(tmp_path):
+    run = write_run(tmp_path / "_a$x^{$", [case(1, "$\\frac{"), case(2, "_")], judged(1, 1, 2) + judged(2, 1, 2))
+    report(tmp_path, run)
+
+
+# Which cases are what
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kinds"),
+    [
+        (1, 2, {"right"}),
+        (2, 1, {"wrong"}),
+        (1, 1, {"wrong", "flipped"}),
+        (2, 2, {"wrong", "flipped"}),
+        (None, 2, {"unparsable"}),
+        (2, None, {"wrong", "unparsable"}),
+        (None, None, {"unparsable"}),
+        (1, "absent", {"right"}),
+        ("absent", 1, {"wrong"}),
+    ],
+)
+def test_kinds(tmp_path, first, second, kinds):
+    run = write_run(tmp_path / "run", [case(1)], judged(1, first, second))
+    assert set(scan(run).kinds(1)) == kinds
+
+
+def test_a_case_corrects_itself_if_a_sample_does(run):
+    found = scan(run)
+    assert found.kinds(6) == ("right", "self-correcting")
+    assert (found.correcting, found.judgements) == (1, 36)
+    ((row, order, sample, (before, turn, after)),) = found.excerpts
+    assert (row, order, sample) == (6, "chosen-first", 2)
+    assert before.endswith("It is red. ")
+    assert turn.startswith("Wait")
+    assert after.startswith(" it is blue.")
+
+
+def test_what_failed_is_neither_right_nor_wrong_and_a_later_line_replaces_it(tmp_path):
+    failed = judgement(1, "rejected-first", "", status="failed", tokens=None)
+    long = judgement(2, "rejected-first", "", status="too_long", tokens=None)
+    lines = [failed, long, *judged(1, 1, "absent"), *judged(2, 1, "absent"), *judged(3, 1, "absent")]
+    run = write_run(tmp_path / "run", [case(row) for row in (1, 2, 3)], lines)
+    found = scan(run)
+    assert [found.kinds(row) for row in (1, 2, 3)] == [("right",), ("unparsable",), ("right",)]
+    page = report(tmp_path, run)
+    assert "Worse response first: no judgement" in page.text
+    assert "Worse response first: the prompt is too long for the model" in page.text
+
+    with open(run / "judgements.jsonl", "a") as file:
+        file.write(json.dumps(judgement(1, "rejected-first", says(1))) + "\n")
+    assert scan(run).kinds(1) == ("wrong", "flipped")
+
+
+def test_a_case_without_a_greedy_judgement_is_not_shown_yet(tmp_path):
+    lines = [judgement(1, "chosen-first", "", status="failed"), judgement(1, "chosen-first", says(1, "Wait, no."), 1)]
+    lines += [*judged(2, 1, 2), *(judgement(2, order, says(1), 1) for order in ("chosen-first", "rejected-first"))]
+    run = write_run(tmp_path / "run", [case(1), case(2)], lines, samples=1)
+    assert scan(run).states.keys() == {2}
+    assert scan(run).correcting == 1
+
+
+def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(tmp_path):
+    run = write_run(tmp_path / "run", [case(1)], judged(1, 1, 2))
+    whole = (run / "judgements.jsonl").read_text()
+    (run / "judgements.jsonl").write_text(whole + '{"row": 1, "ord')
+    assert scan(run).judgements == 2
+    for damaged, reason in (
+        ('{"row": 1, "ord', "not JSON"),
+        ("[]", "instead of an object"),
+        ('{"row": "1"}', "row '1'"),
+    ):
+        (run / "judgements.jsonl").write_text(whole + damaged + "\n")
+        with pytest.raises(ValueError, match=rf"judgements\.jsonl, line 3: .*{reason}"):
+            scan(run)
+
+
+# Which cases are shown
+
+
+def states(right=0, correcting=0, wrong=0, flipped=0, unparsable=0):
+    """A scan of so many cases; rows are numbered through in this order."""
+    codes = {"right": 0b0101, "correcting": 0b10101, "wrong": 0b1010, "flipped": 0b1001, "unparsable": 0b0111}
+    counts = {"right": right, "correcting": correcting, "wrong": wrong, "flipped": flipped, "unparsable": unparsable}
+    rows = [codes[kind] for kind, count in counts.items() for _ in range(count)]
+    return Scan(dict(enumerate(rows, start=1)))
+
+
+def bad(found, rows):
+    return [row for row in rows if "right" not in found.kinds(row)]
+
+
+@given(st.lists(st.integers(0, 30), min_size=5, max_size=5), st.integers(0, 60))
+def test_no_failure_is_hidden_while_there_is_room(counts, count):
+    found = states(*counts)
+    rows = choose(found, count)
+    assert len(rows) == len(set(rows)) == min(count, sum(counts))
+    failures = bad(found, found.states)
+    if len(failures) <= count:
+        assert rows[: len(failures)] == bad(found, rows)
+        assert set(failures) <= set(rows)
+    else:
+        assert len(rows) - len(bad(found, rows)) == min(count // 10, counts[0] + counts[1])
+
+
+def test_kinds_of_failures_take_turns_and_right_ones_follow(tmp_path):
+    found = states(right=5, correcting=5, wrong=5, flipped=5, unparsable=5)
+    rows = choose(found, 19)
+    kinds = [found.kinds(row)[-1] for row in rows]
+    assert kinds == ["flipped", "unparsable", "wrong"] * 5 + ["self-correcting", "right"] * 2
+    assert rows == choose(found, 19)
+    assert rows != choose(found, 19, seed=1)
+
+
+def test_the_page_says_the_rule_and_how_many_are_shown(run, tmp_path):
+    page = report(tmp_path, run, count=3)
+    assert len(page.all("article")) == 3
+    assert "3 of 6 judged cases are shown, 3 of the 4 that went wrong among them." in page.text
+    assert gallery.RULE in page.text
+    assert gallery.REFLECTION in page.text
+    assert not report(tmp_path, run, count=0).all("article")
+
+
+def test_the_page_stays_small(run, monkeypatch, tmp_path):
+    found = scan(run)
+    cards = [("tiny", one) for one in read_shown(run, choose(found, 6), found)]
+    whole, used = gallery.gallery(cards, 1 << 20)
+    assert used == 6
+    part, used = gallery.gallery(cards, len(whole) // 2)
+    assert 0 < used < 6
+    assert f"{used} of {used} cases" in part
+    assert len(part) < len(whole)
+
+
+# What a case shows
+
+
+def test_a_case_shows_question_responses_verdicts_and_votes(run, tmp_path):
+    text = report(tmp_path, run).text
+    assert text.count("Better response first: verdict 1: right, the better response") == 3
+    assert "Worse response first: verdict 1: wrong, the worse response" in text
+    assert "no verdict (missing_tag)" in text or "no verdict (" in text
+    assert "2 samples: 2 right, 0 wrong, 0 without a verdict" in text
+    assert "Sample 2, better response first, corrects itself" in text
+    assert "Question 4?" in text
+
+
+def test_long_texts_are_cut_in_the_middle(tmp_path):
+    run = write_run(tmp_path / "run", [case(1, question="q" * 20_000)], judged(1, 1, 2, reasoning="r" * 20_000))
+    text = report(tmp_path, run).text
+    assert "[… 12,000 characters are left out here …]" in text
+    assert "r</think><answer>1</answer>" in text
+    assert "r" * 6_001 not in text
+
+
+def images(page):
+    return [attributes for attributes in page.all("img") if attributes["class"] != "plot"]
+
+
+def test_pictures_are_small_copies_and_of_a_video_a_few_frames(tmp_path):
+    photo = Image.effect_noise((1200, 800), 90)
+    photo.save(tmp_path / "photo.png")
+    frames = [picture(tmp_path / f"{place:02}.png", (place, 0, 0)) for place in range(32)]
+    cases = [case(1, media=[str(tmp_path / "photo.png")]), case(2, media=frames)]
+    page = report(tmp_path, write_run(tmp_path / "run", cases, judged(1, 1, 2) + judged(2, 1, 2)))
+    kinds = [attributes["src"].split(";")[0] for attributes in images(page)]
+    assert sorted(kinds) == ["data:image/jpeg"] + ["data:image/png"] * 6
+    assert "6 of 32 pictures" in page.text
+    alts = [attributes["alt"] for attributes in images(page)]
+    assert {"picture 1 of 32", "picture 32 of 32"} < set(alts)
+    assert (tmp_path / "report" / "report.html").stat().st_size < 2 << 20
+
+
+def test_what_is_no_picture_is_named_and_not_opened(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    bad_paths = [str(tmp_path / name) for name in ("text.png", "script.eps", "gone.png")]
+    page = report(tmp_path, write_run(tmp_path / "run", [case(1, media=bad_paths)], judged(1, 1, 2)))
+    assert images(page) == []
+    for path in bad_paths:
+        assert f"not readable: {path!r}" in page.text
+
+
+def test_media_in_the_data_file_are_looked_for_there(tmp_path):
+    data = tmp_path / "data.parquet"
+    content = Path(picture(tmp_path / "p.png")).read_bytes()
+    preference = Preference("1", "test", "general", "Which?", "worse", "better", 2, images=(Media(data=content),))
+    pq.write_table(pa.Table.from_pylist([to_row(preference)], schema=SCHEMA), data)
+    texts = {"question": "Which?", "chosen": "better", "rejected": "worse"}
+    settings = {"benchmark": "preferences", "media": None}
+
+    found = write_run(tmp_path / "a", [case(1, media="inline", **texts)], judged(1, 1, 2), data=str(data), **settings)
+    assert len(images(report(tmp_path, found))) == 1
+    other = {**texts, "chosen": "another file"}
+    changed = write_run(tmp_path / "b", [case(1, media="inline", **other)], judged(1, 1, 2), data=str(data), **settings)
+    gone = write_run(tmp_path / "c", [case(1, media="inline", **texts)], judged(1, 1, 2), data="gone", **settings)
+    for run in (changed, gone):
+        page = report(tmp_path, run)
+        assert images(page) == []
+        assert "The pictures stood in the data file, which is not where it was." in page.text
+
+
+# Texts are not trusted
+
+ATTACKS = (
+    "<script>window.hacked = 1</script>",
+    "</script><script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    '"\' onmouseover="window.hacked = 1" autofocus onfocus=\'window.hacked = 1\' x="',
+    "--></style></textarea></title><svg onload=window.hacked=1>",
+    "{{constructor.constructor('window.hacked = 1')()}} ${window.hacked = 1}",
+    "[a](javascript:window.hacked=1) | `code` \\",
+    "half \ud800 character and \x00 and \u202e",
+)
+
+
+def test_no_text_becomes_markup(tmp_path):
+    harmless = report(tmp_path / "harmless", attacked(tmp_path / "harmless", "x"))
+    page = report(tmp_path / "attack", attacked(tmp_path / "attack", " ".join(ATTACKS)))
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in harmless.tags]
+    assert [sorted(attributes) for _, attributes in page.tags] == [
+        sorted(attributes) for _, attributes in harmless.tags
+    ]
+    assert page.inside == harmless.inside
+    for attack in ATTACKS[:-1]:
+        assert page.text.count(attack) >= 10
+    markdown = (tmp_path / "attack" / "report" / "report.md").read_text()
+    assert "hacked" in markdown
+    assert not re.search(r"(?<!\\)(<\w|\]\()", re.sub(r"(?m)^!\[.*\]\(([a-z0-9-]+\.png)\)$", r"\1", markdown))
+
+
+def attacked(tmp_path, text):
+    """A run in whose every field the text stands."""
+    texts = dict.fromkeys(("id", "question", "chosen", "rejected"), text)
+    cases = [case(1, text, [text], **texts), case(2, "other", [text], **texts)]
+    lines = judged(1, 1, 2, reasoning=f"Wait, {text} Let me check again.")
+    lines += [judgement(2, "chosen-first", text), judgement(2, "rejected-first", text, status="failed", error=text)]
+    lines += [judgement(2, "chosen-first", f"Wait, {text}", 1)]
+    lines += [judgement(row, order, text, 1) for row, order in ((1, "chosen-first"), (1, "rejected-first"))]
+    return write_run(tmp_path / "run", cases, lines, samples=1, benchmark=text, model=text, **{text: text})
+
+
+def test_figures_that_are_no_numbers_are_not_shown(run, tmp_path):
+    metrics = json.loads((run / "metrics.json").read_text())
+    evil = "<script>window.hacked = 1</script>"
+    texts = {name: evil if isinstance(value, float | int) else value for name, value in metrics.items()}
+    voting = {"k": [1, 2], "accuracy": [evil, 1], "any_correct": evil}
+    (run / "metrics.json").write_text(json.dumps({**texts, "accuracy_ci95": [evil, evil], "voting": voting}))
+    page = report(tmp_path, run)
+    assert len(page.all("script")) == 1
+    assert "hacked" not in page.text
+
+
+# Wrong use
+
+
+def test_errors_say_what_is_wrong(run, tmp_path, capsys):
+    def error(*argv):
+        assert main([*map(str, argv)]) == 1
+        return capsys.readouterr().err
+
+    assert f"no run at '{tmp_path / 'gone'}'" in error(tmp_path / "gone")
+    assert "is given twice" in error(run, f"{run}/.")
+    (tmp_path / "file").write_text("")
+    assert "file" in error(run, "--out", tmp_path / "file")
+    (run / "metrics.json").write_text("{")
+    assert "metrics.json: not JSON" in error(run)
+    (run / "metrics.json").unlink()
+    assert "has no metrics.json: `r1reward eval run` writes it" in error(run)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(run), "--gallery", "-1"])
+
+
+def test_a_judgement_of_no_case_is_an_error(run, tmp_path):
+    with open(run / "judgements.jsonl", "a") as file:
+        file.write(json.dumps(judgement(99, "chosen-first", says(1))) + "\n")
+    with pytest.raises(ValueError, match=r"cases\.jsonl has no row 99"):
+        report(tmp_path, run)
+
+
+def test_runs_with_one_name_are_told_apart_by_their_paths(tmp_path):
+    runs = [write_run(tmp_path / part / "run", [case(1)], judged(1, 1, 2)) for part in "ab"]
+    assert [run.name for run in load_runs(runs)] == [str(run) for run in runs]
