@@ -1,66 +1,90 @@
-"""The `r1reward` command: finds the subcommand and hands it the rest of the line.
+"""The `r1reward` command: one module a command, imported when it is asked for.
 
-To add a subcommand, write a module with `main(argv) -> exit code` that builds its own parser, and name it
-below. Modules are imported when asked for, so that `r1reward --help` answers at once.
+A command's module holds `app`, a Typer app with one command (see CONTRIBUTING.md); its name stands in a group below or
+in `data`, `eval` and `toy`. A command returns its exit code, and raises what went wrong: errors are printed here, in
+one way for all commands.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
 
 from r1reward_verl import __version__
+from r1reward_verl.cli.groups import command_group
+from r1reward_verl.errors import R1RewardError
 
-# words of the command -> (module, what it does)
-COMMANDS: dict[str, tuple[str, str]] = {
-    "data annotate": ("r1reward_verl.data.annotate", "let a teacher write judgements until it agrees with the labels"),
-    "data check": ("r1reward_verl.data.check", "validate a data file: schema, media, labels, lengths, duplicates"),
-    "data convert": ("r1reward_verl.data.convert", "turn the files of a data set into one file of preferences"),
-    "data report": ("r1reward_verl.reports.data", "show what stands in data files, as HTML and PNG"),
-    "data select": ("r1reward_verl.data.select", "split annotated preferences into a cold-start and an RL set"),
-    "demo": ("r1reward_verl.toy.demo", "run everything on a toy world, without a GPU"),
-    "doctor": ("r1reward_verl.plugin.doctor", "check the installation, the machine and a training configuration"),
-    "eval compare": ("r1reward_verl.evaluation.compare", "compare two evaluations of the same data, pair by pair"),
-    "eval report": ("r1reward_verl.reports.evaluation", "show evaluations: figures beside published ones"),
-    "eval run": ("r1reward_verl.evaluation.run", "let a reward model judge a benchmark or a file of preferences"),
-    "toy build": ("r1reward_verl.toy.build", "write a toy world: pictures, preferences, a tiny model"),
-    "toy teacher": ("r1reward_verl.toy.teacher", "serve the toy world's teacher on an OpenAI-compatible endpoint"),
-}
+app = command_group(
+    "Train, evaluate and use generative multimodal reward models, the R1-Reward way.",
+    {
+        "data": "r1reward_verl.cli.data",
+        "demo": "r1reward_verl.toy.demo",
+        "doctor": "r1reward_verl.plugin.doctor",
+        "eval": "r1reward_verl.cli.eval",
+        "toy": "r1reward_verl.cli.toy",
+    },
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"r1reward {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `r1reward ARGV`, by default the process's arguments.
 
     Returns:
-        The exit code of the subcommand: 0 where all went well, 1 where it reports a problem.
-
-    Raises:
-        SystemExit: 2 on a command line that cannot be understood, 0 after `--help` and `--version`.
+        The exit code: 0 if all went well, 1 if the work failed, 2 for bad usage or input, 130 after Ctrl-C, 141 where
+        the reader of the output has gone, 143 after SIGTERM; a command may have others, which its help lists.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    for name, (module, _) in COMMANDS.items():
-        words = name.split()
-        if argv[: len(words)] == words:
-            return int(importlib.import_module(module).main(argv[len(words) :]))
-
-    width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="r1reward",
-        description="Train, evaluate and use generative multimodal reward models, the R1-Reward way.",
-        epilog=f"commands:\n{commands}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="r1reward COMMAND ...",
-    )
-    parser.add_argument("--version", action="version", version=f"r1reward {__version__}")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    command = parser.parse_args(argv).command
-    if not command:
-        parser.print_help()
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = typer.main.get_command(app)(
+            None if argv is None else list(argv), prog_name="r1reward", standalone_mode=False
+        )
+        sys.stdout.flush()
+        return int(result or 0)
+    except TyperException as error:
+        if show := getattr(error, "show", None):
+            show()
+        return int(getattr(error, "exit_code", 1))
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit; what is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    parser.error(f"unknown command {' '.join(command[:2])!r}; known: {', '.join(COMMANDS)}")
+    except (R1RewardError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; finished work is kept, and the same command resumes it", file=sys.stderr)
+        return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # so that every `finally` on the way out is run
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ then it slips at a colour. Asked again, it may do better.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import binascii
@@ -17,12 +16,11 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import Image
 
+from r1reward_verl.settings import Settings, setting
 from r1reward_verl.toy import world
 from r1reward_verl.toy.world import COLOURS, Fault, Kind, Pair
 
@@ -35,22 +33,15 @@ _QUESTION = re.compile(r"Which (colour|shape) is it\?")
 _RESPONSE = re.compile(r"^It is (\w+)\.$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Faults:
-    """How often the teacher errs, as shares of its judgements.
+class Faults(Settings, frozen=True, kw_only=True):
+    """How often the teacher errs, as shares of its judgements."""
 
-    Attributes:
-        hurried: of those about a shape: it answers "1" without a look.
-        slip: of those about a colour: it decides for the wrong response.
-    """
-
-    hurried: float = 0.85
-    slip: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}, not a share between 0 and 1")
+    hurried: Annotated[float, setting('Share of shape questions that are answered "1" without a look.', ge=0, le=1)] = (
+        0.85
+    )
+    slip: Annotated[
+        float, setting("Share of colour questions that are decided for the wrong response.", ge=0, le=1)
+    ] = 0.1
 
 
 def recognise(picture: bytes) -> tuple[str, str]:
@@ -165,28 +156,12 @@ def _read(content: Any) -> tuple[str, bytes]:
         raise ValueError(f"the picture's base64 is damaged: {error}") from None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `r1reward toy teacher`."""
-    defaults = Faults()
-    parser = argparse.ArgumentParser(prog="r1reward toy teacher", description="Serve the toy world's teacher.")
-    parser.add_argument("--port", type=int, default=8001, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults (default: %(default)s)")
-    for name, value in vars(defaults).items():
-        parser.add_argument(f"--{name}", type=float, default=value, metavar="SHARE", help="default: %(default)s")
-    options = parser.parse_args(argv)
-    try:
-        teacher = Teacher(Faults(options.hurried, options.slip), options.seed)
-        asyncio.run(_serve(teacher, options.port))
-    except (ValueError, OverflowError) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"port {options.port} cannot be listened to: {error}")
-    except KeyboardInterrupt:
-        pass
-    return 0
+async def serve(teacher: Teacher, port: int) -> None:
+    """Answer requests until the task is cancelled, and print the address first; port 0 takes a free one.
 
-
-async def _serve(teacher: Teacher, port: int) -> None:
+    Raises:
+        OSError: the port cannot be listened on.
+    """
     from aiohttp import web
 
     runner = web.AppRunner(application(teacher), access_log=None)

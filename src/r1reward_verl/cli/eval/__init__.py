@@ -1,0 +1,12 @@
+"""`r1reward eval`: reward models on benchmarks."""
+
+from r1reward_verl.cli.groups import command_group
+
+app = command_group(
+    "Evaluate reward models: run a benchmark, compare runs, report.",
+    {
+        "compare": "r1reward_verl.evaluation.compare",
+        "report": "r1reward_verl.reports.evaluation",
+        "run": "r1reward_verl.evaluation.run",
+    },
+)

@@ -1,0 +1,107 @@
+"""Builders of the command line: groups that import a command when it is asked for, options from settings classes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+import typer
+from typer.core import TyperGroup
+
+from r1reward_verl.settings import Settings
+
+
+def command_group(text: str, modules: Mapping[str, str]) -> typer.Typer:
+    """Return a group of commands.
+
+    Args:
+        text: what its help says.
+        modules: name of a command -> module that holds it as `app`.
+    """
+
+    class Group(TyperGroup):
+        def __init__(self, **attributes: Any) -> None:
+            super().__init__(**attributes)
+            self.commands = dict.fromkeys(modules)  # type: ignore[assignment]  # typer suggests from these names
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            if cmd_name not in modules:
+                return None
+            app = _app(modules[cmd_name])
+            app._add_completion = False  # only `r1reward` itself offers to install it
+            command = typer.main.get_command(app)
+            command.name = cmd_name
+            return command
+
+    group = typer.Typer(
+        cls=Group,
+        help=text,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    group.callback()(lambda: None)
+    return group
+
+
+def _app(module: str) -> typer.Typer:
+    found = importlib.import_module(module)
+    if hasattr(found, "app"):
+        return found.app
+    # A command that still parses its own arguments.
+    app = typer.Typer(add_completion=False)
+
+    @app.command(
+        help=(found.__doc__ or "").split("\n")[0],
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def run(context: typer.Context) -> int:
+        return int(found.main(context.args))
+
+    return app
+
+
+def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of the settings classes among its parameters.
+
+    A parameter whose type is a subclass of `Settings` becomes one option for each field of the class. The command gets
+    the object that is made of their values; a value outside its bounds ends in a ValueError that names the option.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    signature = inspect.signature(function)
+    classes = {name: hint for name, hint in hints.items() if inspect.isclass(hint) and issubclass(hint, Settings)}
+
+    @wraps(function)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        for name, settings in classes.items():
+            kwargs[name] = settings(**{field: kwargs.pop(field) for field in settings.__struct_fields__})
+        return function(*args, **kwargs)
+
+    parameters = [
+        parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY)
+        for name, parameter in signature.parameters.items()
+        if name not in classes
+    ]
+    for settings in classes.values():
+        parameters += [_option(field, settings) for field in msgspec.structs.fields(settings)]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+def _option(field: msgspec.structs.FieldInfo, settings: type[Settings]) -> inspect.Parameter:
+    hint, meta = get_args(get_type_hints(settings, include_extras=True)[field.name])
+    extra = meta.extra or {}
+    default = field.default
+    if default is msgspec.NODEFAULT:
+        default = inspect.Parameter.empty if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    name = extra.get("flag") or "--" + field.name.replace("_", "-")
+    option = typer.Option(name, help=meta.description, metavar=extra.get("metavar"))
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option]
+    )
