@@ -1,10 +1,12 @@
 """Settings that are declared once: name, type, bounds, default and description stand in one field.
 
-A settings class checks its own values, and the command line and the documentation are made from its fields (msgspec wants `frozen` and `kw_only` said again in each subclass):
+A settings class checks its own values; the command line and the documentation are made from its fields:
 
     class AnnotateSettings(Settings, frozen=True, kw_only=True):
         model: Annotated[str, setting("Name under which the servers serve the teacher.")]
         attempts: Annotated[int, setting("Largest number of attempts at one preference.", ge=1)] = 3
+
+(msgspec wants `frozen` and `kw_only` again in each subclass.)
 """
 
 from __future__ import annotations
