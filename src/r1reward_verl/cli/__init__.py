@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from typer.exceptions import TyperException
 
 from r1reward_verl import __version__
 from r1reward_verl.cli.groups import command_group
@@ -26,7 +25,7 @@ app = command_group(
     {
         "data": "r1reward_verl.cli.data",
         "demo": "r1reward_verl.toy.demo",
-        "doctor": "r1reward_verl.plugin.doctor",
+        "doctor": "r1reward_verl.cli.doctor",
         "eval": "r1reward_verl.cli.eval",
         "toy": "r1reward_verl.cli.toy",
     },
@@ -57,19 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        result = typer.main.get_command(app)(
-            None if argv is None else list(argv), prog_name="r1reward", standalone_mode=False
-        )
+        code = _invoke(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
-        return int(result or 0)
-    except TyperException as error:
-        if show := getattr(error, "show", None):
-            show()
-        return int(getattr(error, "exit_code", 1))
-    except BrokenPipeError:
-        # Python flushes standard output once more at exit; what is left goes nowhere.
+        return code
+    except (BrokenPipeError, SystemExit) as error:
+        # rich exits with 1 where the reader has gone.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # Python flushes standard output once more at exit; the rest of the output goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        usage = f"{context.get_usage()}\n" if context else ""
+        print(f"{usage}error: {error.format_message()}", file=sys.stderr)
+        return error.exit_code
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -83,9 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
+def _invoke(arguments: list[str]) -> int:
+    """Run the command; what `Command.main` of typer does, without its own treatment of errors and signals."""
+    command = typer.main.get_command(app)
+    if "_R1REWARD_COMPLETE" in os.environ:
+        command.main(prog_name="r1reward")  # the shell asks for completions; exits
+    try:
+        with command.make_context("r1reward", arguments) as context:
+            return int(command.invoke(context) or 0)
+    except typer.Exit as end:
+        return end.exit_code
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # so that every `finally` on the way out is run
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -28,6 +28,12 @@ def command_group(text: str, modules: Mapping[str, str]) -> typer.Typer:
             super().__init__(**attributes)
             self.commands = dict.fromkeys(modules)  # type: ignore[assignment]  # typer suggests from these names
 
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            if not args and not ctx.resilient_parsing:
+                typer.echo(ctx.get_help())
+                raise typer.Exit(2)
+            return super().parse_args(ctx, args)
+
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             if cmd_name not in modules:
                 return None
@@ -40,7 +46,6 @@ def command_group(text: str, modules: Mapping[str, str]) -> typer.Typer:
     group = typer.Typer(
         cls=Group,
         help=text,
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )

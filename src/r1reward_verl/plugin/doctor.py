@@ -6,7 +6,6 @@ inside Ray. The doctor imports the same modules and composes the same config, an
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import importlib.metadata
@@ -49,37 +48,6 @@ REGISTERED = (
     ("policy loss", "verl.trainer.ppo.core_algos", "POLICY_LOSS_REGISTRY", "stable_reinforce"),
     ("reward manager", REWARD_MANAGERS, "REWARD_MANAGER", "r1_reward"),
 )
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `r1reward doctor ARGV`.
-
-    Returns:
-        0 where nothing is wrong, otherwise 1.
-    """
-    args = parse_arguments(argv)
-    return diagnose(args.overrides, dry_run=args.dry_run)
-
-
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line: Hydra overrides, and `--dry-run` anywhere among them."""
-    parser = argparse.ArgumentParser(
-        prog="r1reward doctor",
-        description="Check the installation and this machine and, given Hydra overrides as for "
-        "verl.trainer.main_ppo, the configuration that they compose. Exit code 1 on any problem.",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the composed configuration as YAML on stdout; the checks then go to stderr",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="OVERRIDE",
-        help="for example +recipe=r1_reward data.train_files=pairs.parquet actor_rollout_ref.model.path=sft",
-    )
-    return parser.parse_intermixed_args(argv)
 
 
 def diagnose(overrides: Sequence[str], dry_run: bool = False) -> int:

@@ -12,10 +12,11 @@ from collections import Counter
 
 import pytest
 
+from r1reward_verl.cli import main
 from r1reward_verl.judgement import build_prompt, parse
 from r1reward_verl.rewards.conclusions import conclusion
 from r1reward_verl.toy import world
-from r1reward_verl.toy.teacher import MODEL, Faults, Teacher, main, recognise
+from r1reward_verl.toy.teacher import MODEL, Faults, Teacher, recognise
 
 PAIRS = world.draw_pairs(400, 7, "teacher")
 
@@ -85,9 +86,7 @@ def test_what_is_not_of_its_world_is_refused(text: str, picture: bytes, reason: 
 
 
 def test_shares_beyond_one_are_refused(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--hurried", "1.5"])
-    assert ended.value.code == 2
+    assert main(["toy", "teacher", "--hurried", "1.5"]) == 2
     assert "hurried is 1.5" in capsys.readouterr().err
 
 
