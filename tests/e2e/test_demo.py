@@ -70,7 +70,7 @@ def test_the_cold_start_learns_what_the_teacher_solved_and_rl_what_it_found_hard
 
 
 def test_rl_resumes_from_its_last_checkpoint(demo):
-    assert sorted(logged_steps(demo / "logs" / "rl-001.jsonl")) == [2, 3]  # 2: validation before going on
+    assert sorted(logged_steps(demo / "logs" / "rl-001.jsonl")) == [2, 3]  # 2: validation before the first new step
     assert "training/global_step" not in logged_steps(demo / "logs" / "rl-001.jsonl")[2]
 
 
@@ -78,7 +78,7 @@ def test_a_finished_stage_is_not_run_again(demo):
     output = (demo / "output.txt").read_text()
     assert "toy: done before" in output
     assert "sft: done before" in output
-    assert "rl: going on" in output
+    assert "rl: resumed" in output
     assert len(list((demo / "logs").glob("sft-*.jsonl"))) == 1
 
 

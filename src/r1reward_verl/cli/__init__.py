@@ -24,7 +24,7 @@ app = command_group(
     "Train, evaluate and use generative multimodal reward models, the R1-Reward way.",
     {
         "data": "r1reward_verl.cli.data",
-        "demo": "r1reward_verl.toy.demo",
+        "demo": "r1reward_verl.cli.demo",
         "doctor": "r1reward_verl.cli.doctor",
         "eval": "r1reward_verl.cli.eval",
         "toy": "r1reward_verl.cli.toy",

@@ -1,4 +1,4 @@
-"""`r1reward demo`: the whole of R1-Reward on a machine without a GPU, on a toy world it builds itself.
+"""The whole of R1-Reward on a machine without a GPU, on a toy world that it builds itself: `r1reward demo`.
 
     toy       pictures, preferences and a random Qwen2.5-VL                         (r1reward toy build)
     annotate  a teacher behind a local endpoint judges them, up to three times      (r1reward data annotate)
@@ -8,33 +8,33 @@
     eval      both checkpoints on held-out pairs in both orders, greedy and voting  (r1reward eval run, vLLM)
     report    summary.json, report.html, report.md and plots; the judgements        (r1reward eval report)
 
-Each stage runs as the command a user would run. A finished stage is kept: an interrupted demo goes on from there,
+Each stage runs as the command a user would run. A finished stage is kept: the demo, started again, resumes there,
 and within SFT and RL from the last checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import fcntl
 import json
 import math
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from r1reward_verl.data.files import write_json
+from r1reward_verl.errors import R1RewardError
+from r1reward_verl.reports.training import table, training_curves, write_report
 from r1reward_verl.rewards.judges.base import SERVED_BY_VERL
+from r1reward_verl.settings import Settings, setting
 from r1reward_verl.toy.build import Sizes, build
 from r1reward_verl.toy.teacher import MODEL
 
@@ -45,34 +45,25 @@ RESPONSE_TOKENS = 64
 TAIL = 30
 """Lines of a failed command's log that are shown."""
 _CLI = (sys.executable, "-m", "r1reward_verl.cli")
+_PR_SET_PDEATHSIG = 1
 # Loaded here: a child between fork and exec must not load libraries.
 _LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the demo does; another value of any of these is another demo.
+class DemoSettings(Settings, frozen=True, kw_only=True):
+    """What the demo does; a demo with another value of any of these is another demo."""
 
-    Attributes:
-        seed: Seed of the toy world and of the model's initial weights.
-        sft_steps: Optimizer steps of the cold start, at 32 judgements a step.
-        rl_steps: Steps of StableReinforce, at 128 rollouts a step.
-        val_pairs: Held-out pairs of the curves, judged every `val_every` steps in both orders.
-        val_every: RL steps between two validations and checkpoints.
-        test_pairs: Held-out pairs of the final comparison, judged in both orders.
-        samples: Judgements sampled for a vote.
-        judge: Who checks the consistency in RL; one that verl serves is a tiny model, trained with the toy world.
-    """
-
-    seed: int = 0
-    sft_steps: int = 520
-    rl_steps: int = 15
-    val_pairs: int = 100
-    val_every: int = 3
-    test_pairs: int = 400
-    samples: int = 5
-    judge: str = "rules"
+    seed: Annotated[int, setting("Seed of the toy world and of the model's initial weights.")] = 0
+    sft_steps: Annotated[int, setting("Optimizer steps of the cold start, at 32 judgements a step.", ge=1)] = 520
+    rl_steps: Annotated[int, setting("Steps of StableReinforce, at 128 rollouts a step.", ge=1)] = 15
+    val_pairs: Annotated[int, setting("Held-out pairs of the curves, judged in both orders.", ge=1)] = 100
+    val_every: Annotated[int, setting("RL steps between two validations and checkpoints.", ge=1)] = 3
+    test_pairs: Annotated[int, setting("Held-out pairs of the final comparison, judged in both orders.", ge=1)] = 400
+    samples: Annotated[int, setting("Judgements sampled for a vote.", ge=1)] = 5
+    judge: Annotated[
+        Literal["rules", "none", "pool", "colocated"],
+        setting("Judge of the consistency in RL; pool and colocated are a tiny model, trained with the toy world."),
+    ] = "rules"
 
     @property
     def sizes(self) -> Sizes:
@@ -82,71 +73,66 @@ class Settings:
         return Sizes(preferences=4 * math.ceil(preferences / 4), val_pairs=self.val_pairs, test_pairs=self.test_pairs)
 
 
-class StageFailed(Exception):
-    """A command of a stage ended with an error; the message says where its log lies."""
+class DemoError(R1RewardError):
+    """The folder belongs to another demo, or a command of a stage failed; the message says where its log lies."""
 
 
 class Demo:
     """One demo in one folder.
 
     Args:
-        out: Folder of everything the demo writes; an earlier demo's with the same settings is continued.
+        out: Folder of everything the demo writes; an earlier demo's with the same settings is resumed.
         settings: What to do.
-        install_seconds: What the installation took, for the summary; None if unknown.
+        install_seconds: Seconds that the installation took, for the summary; None if unknown.
 
     Raises:
-        ValueError: `out` holds a demo with other settings.
+        DemoError: `out` holds a demo with other settings.
     """
 
-    def __init__(self, out: str | os.PathLike[str], settings: Settings, install_seconds: float | None) -> None:
+    def __init__(self, out: str | os.PathLike[str], settings: DemoSettings, install_seconds: float | None) -> None:
         self.out = Path(out).resolve()
         self.settings = settings
         self.install_seconds = install_seconds
         self.toy = self.out / "toy"
         self.annotated = self.out / "annotated.parquet"
         self.selected = self.out / "selected"
-        self._beat: Callable[[], object] = lambda: None
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "logs").mkdir(exist_ok=True)
-        self._claim()
-
-    def _claim(self) -> None:
-        file, wanted = self.out / "settings.json", asdict(self.settings)
-        if file.exists():
-            found = json.loads(file.read_text())
-            if found != wanted:
-                different = {
-                    key: (found.get(key), wanted.get(key)) for key in wanted if found.get(key) != wanted.get(key)
-                }
-                raise ValueError(
-                    f"{self.out} holds a demo with other settings (there, asked for): {different}; "
-                    "name another folder with --out, or remove that one"
-                )
+        self._beat: Callable[[], object] = lambda: None  # called while a command runs
+        (self.out / "logs").mkdir(parents=True, exist_ok=True)
+        file, wanted = self.out / "settings.json", msgspec.structs.asdict(settings)
+        found = json.loads(file.read_text()) if file.exists() else wanted
+        different = {
+            key: (found.get(key), wanted.get(key)) for key in wanted | found if found.get(key) != wanted.get(key)
+        }
+        if different:
+            raise DemoError(
+                f"{self.out} holds a demo with other settings (there, asked for): {different}; "
+                "name another folder with --out, or remove that one"
+            )
         write_json(file, wanted)
 
     def run(self) -> dict[str, Any]:
-        """Run what has not been run yet and return the summary.
+        """Run the stages that are not finished and return the summary.
 
         Raises:
-            ValueError: another process runs this demo: they would write over each other's checkpoints.
-            StageFailed: a command ended with an error.
+            DemoError: a command ended with an error, or another process runs this demo: they would write over each
+                other's checkpoints.
         """
-        with open(self.out / ".lock", "w") as lock:  # the kernel gives it back, however this process ends
+        with open(self.out / ".lock", "w") as lock:  # the kernel releases it, however this process ends
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(
-                    f"another demo is running in {self.out}; wait for it, or name another folder"
-                ) from None
+                raise DemoError(f"another demo is running in {self.out}; wait for it, or name another folder") from None
             seconds = {
+                "install": self.install_seconds,
                 "toy": self._stage("toy", self._build_toy),
                 "annotate": self._stage("annotate", self._annotate),
                 "select": self._stage("select", self._select),
                 "sft": self._stage("sft", self._sft),
                 "rl": self._stage("rl", self._rl),
+                "eval": self._stage("eval-sft", lambda: self._evaluate("sft"))
+                + self._stage("eval-rl", lambda: self._evaluate("rl")),
             }
-            evaluations = [self._stage(f"eval-{stage}", partial(self._evaluate, stage)) for stage in ("sft", "rl")]
-            return self._report({"install": self.install_seconds, **seconds, "eval": sum(evaluations)})
+            return self._report(seconds)
 
     # --- stages ---
 
@@ -154,26 +140,25 @@ class Demo:
         """Run `work` unless it is done, and return the seconds it took, those of interrupted attempts included."""
         marker = self.out / "stages" / f"{name}.json"
         marker.parent.mkdir(exist_ok=True)
-        state = json.loads(marker.read_text()) if marker.exists() else None
-        if state and state["done"]:
+        state = json.loads(marker.read_text()) if marker.exists() else {"done": False, "seconds": 0.0}
+        if state["done"]:
             print(f"{name}: done before, in {state['seconds']:.0f} s", flush=True)
             return float(state["seconds"])
-        print(f"{name}: {'going on' if state else 'started'}", flush=True)
-        before, start = float(state["seconds"]) if state else 0.0, time.monotonic()
+        print(f"{name}: {'resumed' if marker.exists() else 'started'}", flush=True)
+        start = time.monotonic()
 
-        def note(done: bool) -> float:
-            seconds = before + time.monotonic() - start
+        def note(done: bool = False) -> float:
+            seconds = float(state["seconds"]) + time.monotonic() - start
             write_json(marker, {"done": done, "seconds": seconds})
             return seconds
 
-        self._beat = lambda: note(False)
-        self._beat()
+        self._beat = note
+        note()
         try:
             work()
-        except BaseException:
-            note(False)
-            raise
-        seconds = note(True)
+        finally:
+            note()
+        seconds = note(done=True)
         print(f"{name}: {seconds:.0f} s", flush=True)
         return seconds
 
@@ -183,32 +168,22 @@ class Demo:
 
     def _annotate(self) -> None:
         command = [*_CLI, "toy", "teacher", "--port", "0", "--seed", str(self.settings.seed)]
-        with open(self.out / "logs" / "teacher.log", "ab") as log:
-            teacher = _start(command, env=_environment(), stdout=subprocess.PIPE, stderr=log)
-        try:
+        log = self.out / "logs" / "teacher.log"
+        with open(log, "ab") as file, _process(command, stdout=subprocess.PIPE, stderr=file) as teacher:
             assert teacher.stdout is not None
             url = teacher.stdout.readline().decode().strip()
             if not url:
-                raise StageFailed(f"the teacher did not start; its log is {self.out / 'logs' / 'teacher.log'}")
+                raise DemoError(f"the teacher did not start; its log is {log}")
             data = [str(self.toy / "preferences.parquet"), str(self.annotated)]
             self._command("annotate", ["data", "annotate", *data, "--url", url, "--model", MODEL])
-        finally:
-            _end_group(teacher)
 
     def _select(self) -> None:
         settings = self.settings
         sizes = ["--sft-size", str(settings.sft_steps * SFT_BATCH), "--rl-size", str(settings.rl_steps * RL_BATCH)]
         self._command("select", ["data", "select", str(self.annotated), str(self.selected), *sizes])
 
-    def _command(self, stage: str, arguments: Sequence[str]) -> None:
-        """Run a command of `r1reward`, which shows its own progress bar on standard error."""
-        log = self.out / "logs" / f"{stage}.log"
-        with open(log, "ab") as file:
-            _wait(_start([*_CLI, *arguments], env=_environment(), stdout=file), log, beat=self._beat)
-
     def _sft(self) -> None:
         steps = self.settings.sft_steps
-        checkpoints = self.out / "sft"
         self._train(
             "sft",
             [
@@ -225,12 +200,15 @@ class Demo:
                 "optim.lr=2e-3",
                 "optim.lr_warmup_steps_ratio=0.05",
                 f"trainer.save_freq={max(1, steps // 2)}",
-                f"trainer.default_local_dir={checkpoints}",
+                f"trainer.default_local_dir={self.out / 'sft'}",
             ],
             steps,
             # What torchrun would set for one process, without a second process that imports torch first.
-            {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-            | {"MASTER_PORT": str(_free_port())},
+            RANK="0",
+            LOCAL_RANK="0",
+            WORLD_SIZE="1",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT="0",
         )
 
     def _rl(self) -> None:
@@ -264,7 +242,6 @@ class Demo:
                 *([f"reward.reward_model.model_path={self.toy / 'judge'}"] if settings.judge in SERVED_BY_VERL else []),
             ],
             settings.rl_steps,
-            {},
         )
 
     def _evaluate(self, stage: str) -> None:
@@ -274,19 +251,18 @@ class Demo:
         self._command(f"eval-{stage}", [*command, "--max-pixels", "3136"])
 
     def _report(self, seconds: Mapping[str, float | None]) -> dict[str, Any]:
-        from r1reward_verl.reports.training import table, training_curves, write_report
-
         folders = {stage: self.evaluation(stage) for stage in ("sft", "rl")}
-        summary: dict[str, Any] = {
-            stage: json.loads((folder / "metrics.json").read_text()) for stage, folder in folders.items()
-        }
         runs = [str(folder) for folder in folders.values()]
         self._command("report", ["eval", "report", *runs, "--out", str(self.out / "evaluation")])
-        summary |= {"steps": self.settings.rl_steps, "seconds": seconds, "settings": asdict(self.settings)}
         logs = sorted((self.out / "logs").glob("rl-*.jsonl"))
-        summary["reward_share"] = _reward_share(logs)
-        curves = training_curves(*logs)
-        write_report(self.out, summary, curves, "evaluation/report.html")
+        summary: dict[str, Any] = {
+            **{stage: json.loads((folder / "metrics.json").read_text()) for stage, folder in folders.items()},
+            "steps": self.settings.rl_steps,
+            "seconds": seconds,
+            "settings": msgspec.structs.asdict(self.settings),
+            "reward_share": _reward_share(logs),
+        }
+        write_report(self.out, summary, training_curves(*logs), "evaluation/report.html")
         write_json(self.out / "summary.json", summary)
         print(table(summary))
         print(f"\nreport: {self.out / 'report.html'}\njudgements: {self.out / 'evaluation' / 'report.html'}")
@@ -303,119 +279,96 @@ class Demo:
         """Return the folder of the evaluation of `sft` or `rl`."""
         return self.out / "evaluation" / {"sft": "sft", "rl": "sft+rl"}[stage]
 
-    # --- running verl ---
+    # --- commands ---
 
-    def _train(self, stage: str, command: Sequence[str], steps: int, environment: Mapping[str, str]) -> None:
+    def _command(self, stage: str, arguments: Sequence[str]) -> None:
+        """Run a command of `r1reward`, which shows its own progress bar on standard error."""
+        log = self.out / "logs" / f"{stage}.log"
+        with open(log, "ab") as file, _process([*_CLI, *arguments], stdout=file) as process:
+            while not _has_ended(process):
+                self._beat()
+        _check_exit(process, log)
+
+    def _train(self, stage: str, command: Sequence[str], steps: int, **environment: str) -> None:
         """Run one of verl's trainers with a progress bar read from its metrics."""
+        from tqdm import tqdm
+
         logs = self.out / "logs"
         # verl begins its metrics file anew at each start: one file an attempt keeps those before.
         attempt = len(list(logs.glob(f"{stage}-*.jsonl")))
         metrics, log = logs / f"{stage}-{attempt:03d}.jsonl", logs / f"{stage}.log"
         arguments = [sys.executable, "-m", *command, "trainer.logger=[console,file]", "hydra.run.dir=."]
         arguments += ["hydra.output_subdir=null", "hydra/job_logging=disabled"]
-        with open(log, "ab") as file:
-            process = _start(
-                arguments,
-                env={**_environment(), **environment, "VERL_FILE_LOGGER_PATH": str(metrics)},
-                cwd=self.out,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-            _wait(process, log, metrics, steps, self._beat)
+        environment["VERL_FILE_LOGGER_PATH"] = str(metrics)
+        with (
+            open(log, "ab") as file,
+            _process(arguments, environment, cwd=self.out, stdout=file, stderr=subprocess.STDOUT) as process,
+            tqdm(total=steps, unit="step", desc=stage) as progress,
+        ):
+            ended = False
+            while not ended:
+                ended = _has_ended(process)
+                self._beat()
+                step, note = _last_metrics(metrics)
+                progress.set_postfix_str(note, refresh=False)
+                progress.update(max(0, step - progress.n))
+        _check_exit(process, log)
         if not self.checkpoint(stage).is_dir():
-            raise StageFailed(f"{stage} ended without the checkpoint {self.checkpoint(stage)}; its log is {log}")
+            raise DemoError(f"{stage} ended without the checkpoint {self.checkpoint(stage)}; its log is {log}")
 
 
-def _environment() -> dict[str, str]:
+@contextmanager
+def _process(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command in a process group of its own, and leave nothing of the group behind whatever happens."""
     # A cluster that the user works with is not for the toy.
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return {**inherited, "VERL_PLATFORM": "cpu", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def _start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a command in a group of its own, which `_wait` ends whole, tied to this process's life."""
-    return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent(), **options)
-
-
-def _die_with_parent() -> Callable[[], None]:
-    """Return what a child runs first, so that Linux ends it when the demo dies.
-
-    A demo that was killed and started again must not meet the first one's training.
-    """
+    own = {"VERL_PLATFORM": "cpu", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
     parent = os.getpid()
 
-    def tie() -> None:
+    def end_with_parent() -> None:
+        # A demo that was killed and started again must not meet the first one's training.
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the tie held
+        if os.getppid() != parent:  # it died before that
             os._exit(1)
 
-    return tie
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait(
-    process: subprocess.Popen[bytes],
-    log: Path,
-    metrics: Path | None = None,
-    steps: int = 0,
-    beat: Callable[[], object] = lambda: None,
-) -> None:
-    """Wait for `process`, showing its progress, and leave nothing of it behind whatever happens.
-
-    `beat` is called now and then meanwhile.
-
-    Raises:
-        StageFailed: it ended with an error.
-    """
-    from tqdm import tqdm
-
-    # A command without metrics shows a progress bar of its own.
-    name = metrics.stem.rsplit("-", 1)[0] if metrics else None
+    process = subprocess.Popen(
+        command, env=inherited | own, start_new_session=True, preexec_fn=end_with_parent, **options
+    )
     try:
-        with tqdm(total=steps, unit="step", desc=name, disable=metrics is None) as progress:
-            running = True
-            while running:
-                running = process.poll() is None
-                time.sleep(0.5 if running else 0.0)
-                beat()
-                if metrics is not None:
-                    step, note = _last_metrics(metrics)
-                    progress.set_postfix_str(note, refresh=False)
-                    progress.update(max(0, step - progress.n))
+        yield process
     finally:
         _end_group(process)
-    if process.returncode != 0:
-        tail = log.read_text(errors="replace").splitlines()[-TAIL:]
-        raise StageFailed(
-            "\n".join(tail) + f"\n\nthe command ended with code {process.returncode}; its whole log is {log}. "
-            "Started again, the demo goes on from here."
-        )
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End what is left of the process and its children; Ray's daemons have sessions of their own and follow it."""
-    patience = 20.0 if process.poll() is None else 3.0
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        left = _signal_group(process, sign)
-        deadline = time.monotonic() + patience
-        while left and time.monotonic() < deadline:
+    deadline = time.monotonic() + (20.0 if process.poll() is None else 3.0)
+    with suppress(ProcessLookupError):  # all have ended
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            process.poll()  # an ended process is in its group until this
+            os.killpg(process.pid, 0)
             time.sleep(0.05)
-            left = _signal_group(process, 0)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def _signal_group(process: subprocess.Popen[bytes], sign: int) -> bool:
-    """Send a signal to the process and its children (0 only asks), and say whether there was any of them."""
-    process.poll()  # an ended process is in its group until this
-    try:
-        os.killpg(process.pid, sign)
-    except ProcessLookupError:
-        return False
-    return True
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Wait for half a second at most."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    return process.returncode is not None
+
+
+def _check_exit(process: subprocess.Popen[bytes], log: Path) -> None:
+    if process.returncode:
+        tail = log.read_text(errors="replace").splitlines()[-TAIL:]
+        raise DemoError(
+            "\n".join(tail) + f"\n\nthe command ended with code {process.returncode}; its whole log is {log}. "
+            "Started again, the demo resumes here."
+        )
 
 
 def _logged(metrics: Path, last: int = 0) -> Iterator[dict[str, Any]]:
@@ -441,31 +394,3 @@ def _last_metrics(metrics: Path) -> tuple[int, str]:
             if key in entry["data"]:
                 note = f"{word} {entry['data'][key]:.3f}"
     return step, note
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `r1reward demo`."""
-    defaults = asdict(Settings())
-    parser = argparse.ArgumentParser(prog="r1reward demo", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", default="outputs/demo", help="folder to write to (default: %(default)s)")
-    parser.add_argument("--fresh", action="store_true", help="remove an earlier demo in that folder first")
-    parser.add_argument("--install-seconds", type=float, metavar="S", help="for the summary")
-    judges = ["rules", "none", *SERVED_BY_VERL]
-    parser.add_argument("--judge", choices=judges, default=defaults.pop("judge"), help="default: %(default)s")
-    for name, value in defaults.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help="default: %(default)s"
-        )
-    options = vars(parser.parse_args(argv))
-    out, fresh, install_seconds = (options.pop(name) for name in ("out", "fresh", "install_seconds"))
-    if fresh and (Path(out) / "settings.json").exists():
-        shutil.rmtree(out)
-    try:
-        Demo(out, Settings(**options), install_seconds).run()
-    except (StageFailed, ValueError, FileExistsError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ndemo: interrupted; started again, it goes on from here", file=sys.stderr)
-        return 130
-    return 0

@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from r1reward_verl.errors import R1RewardError
 from r1reward_verl.judgement import Choice, parse
 from r1reward_verl.rewards.conclusions import conclusion
 from r1reward_verl.rewards.judges.prompt import closing, messages
@@ -35,6 +36,10 @@ WARM_UP = 20
 CHECK_EVERY = 50
 VAL_CASES, TEST_CASES = 600, 1000
 GOOD_ENOUGH, NEEDED = 0.995, 0.95
+
+
+class JudgeNotLearned(R1RewardError):
+    """The judge is wrong on too many held-out examples."""
 
 
 @dataclass(frozen=True)
@@ -398,7 +403,7 @@ def train_judge(out: Path, seed: int) -> dict[str, float]:
         verdict is 0.
 
     Raises:
-        RuntimeError: less than 95% of the held-out cases are right after the last step; nothing is written.
+        JudgeNotLearned: less than 95% of the held-out cases are right after the last step; nothing is written.
     """
     val = [*islice(draw_cases(seed, "val"), VAL_CASES)]
     seen = {prompt_key(case) for case in val}
@@ -414,7 +419,7 @@ def train_judge(out: Path, seed: int) -> dict[str, float]:
         held_out = judge.accuracy(test)
         attacked = judge.accuracy([case for case in test if case.style == "planted" and case.verdict == 0])
     if held_out < NEEDED:
-        raise RuntimeError(
+        raise JudgeNotLearned(
             f"the toy judge has {held_out:.1%} of {TEST_CASES} held-out cases right after {steps} steps with seed "
             f"{seed}, and {NEEDED:.0%} are needed; take another seed"
         )

@@ -10,12 +10,14 @@ import pytest
 from omegaconf import OmegaConf
 from transformers import AutoProcessor
 
+from r1reward_verl.cli import main
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import SCHEMA
 from r1reward_verl.judgement import PROMPT, build_prompt
 from r1reward_verl.plugin.preflight import check_data
 from r1reward_verl.toy import world
-from r1reward_verl.toy.build import Sizes, build, main
+from r1reward_verl.toy.build import Sizes, build
+from r1reward_verl.toy.judge import JudgeNotLearned
 
 FILES = ("preferences", "test")
 """Files of preferences."""
@@ -133,7 +135,7 @@ class TestFolder:
 
         out = tmp_path / "world"
         with monkeypatch.context() as patched:
-            patched.setattr("r1reward_verl.toy.model.save_model", interrupted)  # after the parquet files
+            patched.setattr("r1reward_verl.toy.build.save_model", interrupted)  # after the parquet files
             with pytest.raises(KeyboardInterrupt):
                 build(out, self.SMALL)
         assert not out.exists()
@@ -150,12 +152,12 @@ class TestFolder:
     def test_other_content_is_refused(self, tmp_path: Path):
         out = build(tmp_path / "world", self.SMALL)
         before = contents(out)
-        with pytest.raises(FileExistsError, match="name another folder or remove it"):
+        with pytest.raises(ValueError, match="name another folder or remove it"):
             build(out, self.SMALL, seed=1)
         assert contents(out) == before
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-        with pytest.raises(FileExistsError, match="mine is not empty"):
+        with pytest.raises(ValueError, match="mine is not empty"):
             build(tmp_path / "mine", self.SMALL)
         assert contents(tmp_path / "mine").keys() == {"thesis.txt"}
 
@@ -172,19 +174,18 @@ class TestJudge:
         """The training itself is tested in test_judge.py."""
 
         def write(out: Path, seed: int) -> dict[str, float]:
-            out.mkdir()
             (out / "weights").write_text(f"of seed {seed}")
             return {"held_out": 0.97}
 
-        monkeypatch.setattr("r1reward_verl.toy.judge.train_judge", write)
+        monkeypatch.setattr("r1reward_verl.toy.build.train_judge", write)
 
     @pytest.fixture
     def fails(self, monkeypatch: pytest.MonkeyPatch):
         def fail(out: Path, seed: int) -> None:
-            out.mkdir()
-            raise RuntimeError("did not learn; take another seed")
+            (out / "weights").touch()
+            raise JudgeNotLearned("did not learn; take another seed")
 
-        return lambda: monkeypatch.setattr("r1reward_verl.toy.judge.train_judge", fail)
+        return lambda: monkeypatch.setattr("r1reward_verl.toy.build.train_judge", fail)
 
     def test_none_unless_asked_for(self, tmp_path: Path):
         out = build(tmp_path / "world", self.SMALL)
@@ -216,7 +217,7 @@ class TestJudge:
         before = contents(out)
         fails()
         for folder in (out, tmp_path / "new"):
-            with pytest.raises(RuntimeError, match="did not learn"):
+            with pytest.raises(JudgeNotLearned, match="did not learn"):
                 build(folder, self.SMALL, judge=True)
         assert contents(out) == before
         assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["model"]
@@ -224,7 +225,7 @@ class TestJudge:
 
     def test_the_command_builds_one(self, tmp_path: Path):
         sizes = ["--preferences", "8", "--val-pairs", "2", "--test-pairs", "2"]
-        assert main([str(tmp_path / "world"), *sizes, "--judge"]) == 0
+        assert main(["toy", "build", str(tmp_path / "world"), *sizes, "--judge"]) == 0
         assert (tmp_path / "world/judge/weights").is_file()
 
 
@@ -232,15 +233,14 @@ class TestCommand:
     def test_options_reach_the_world(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         out = tmp_path / "world"
         options = ["--seed", "4", "--preferences", "8", "--val-pairs", "1", "--test-pairs", "1"]
-        assert main([str(out), *options]) == 0
+        assert main(["toy", "build", str(out), *options]) == 0
         card = json.loads((out / "world.json").read_text())
         assert {"seed": 4, "preferences": 8, "val_pairs": 1, "test_pairs": 1}.items() <= card.items()
         assert str(out) in capsys.readouterr().out
 
     def test_what_cannot_be_used_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (tmp_path / "template.txt").write_text("{question} {response_1}")
-        with pytest.raises(SystemExit) as ended:
-            main([str(tmp_path / "world"), "--prompt-template", str(tmp_path / "template.txt")])
-        assert ended.value.code == 2
+        template = ["--prompt-template", str(tmp_path / "template.txt")]
+        assert main(["toy", "build", str(tmp_path / "world"), *template]) == 2
         assert "response_2" in capsys.readouterr().err
         assert not (tmp_path / "world").exists()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from r1reward_verl.toy.demo import TAIL, Demo, Settings, StageFailed, _last_metrics, main
+from r1reward_verl.cli import main
+from r1reward_verl.toy.demo import TAIL, Demo, DemoError, DemoSettings, _last_metrics
 
 STAGES = ["toy", "annotate", "select", "sft", "rl", "eval-sft", "eval-rl"]
 
@@ -24,7 +25,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def demo(out: Path) -> Demo:
-    return Demo(out, Settings(), None)
+    return Demo(out, DemoSettings(), None)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         (tmp_path / "stand_in.py").write_text(code)
         return "stand_in"
 
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return write
 
 
@@ -56,22 +57,22 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
 class TestFolder:
     def test_is_continued_with_the_same_settings(self, out: Path, demo: Demo):
         (out / "toy").mkdir()
-        Demo(out, Settings(), None)
+        Demo(out, DemoSettings(), None)
         assert (out / "toy").is_dir()
 
     def test_is_refused_with_other_settings(self, out: Path, demo: Demo, capsys: pytest.CaptureFixture[str]):
         before = (out / "settings.json").read_text()
-        usual = Settings().rl_steps
-        with pytest.raises(ValueError, match=rf"\{{'rl_steps': \({usual}, 777\)\}}; name another folder"):
-            Demo(out, Settings(rl_steps=777), None)
-        assert main(["--out", str(out), "--seed", "1"]) == 1
+        usual = DemoSettings().rl_steps
+        with pytest.raises(DemoError, match=rf"\{{'rl_steps': \({usual}, 777\)\}}; name another folder"):
+            Demo(out, DemoSettings(rl_steps=777), None)
+        assert main(["demo", "--out", str(out), "--seed", "1"]) == 1
         assert "'seed': (0, 1)" in capsys.readouterr().err
         assert (out / "settings.json").read_text() == before
 
     def test_is_not_shared_by_two_that_run(self, out: Path, demo: Demo):
         with open(out / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with pytest.raises(ValueError, match="another demo is running in"):
+            with pytest.raises(DemoError, match="another demo is running in"):
                 demo.run()
         assert not (out / "stages").exists()
 
@@ -82,7 +83,7 @@ class TestFolder:
         (out / "kept").touch()
         if is_a_demo:
             (out / "settings.json").write_text('{"seed": 1}')
-        assert main(["--out", str(out), "--fresh"]) == 0
+        assert main(["demo", "--out", str(out), "--fresh"]) == 0
         assert (out / "kept").exists() != is_a_demo
 
 
@@ -90,14 +91,14 @@ class TestStages:
     @pytest.fixture
     def demo(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> Demo:
         """A demo whose stages write down that they ran; each named in `broken` fails."""
-        demo = Demo(out, Settings(), 12.0)
+        demo = Demo(out, DemoSettings(), 12.0)
         demo.ran, demo.broken = [], set()
 
         def stage(name: str) -> None:
             demo.ran.append(name)
             time.sleep(0.05)
             if name in demo.broken:
-                raise StageFailed(name)
+                raise DemoError(name)
 
         monkeypatch.setattr(demo, "_build_toy", lambda: stage("toy"))
         monkeypatch.setattr(demo, "_annotate", lambda: stage("annotate"))
@@ -118,7 +119,7 @@ class TestStages:
     @pytest.mark.parametrize("broken", STAGES)
     def test_go_on_from_the_one_that_failed(self, demo: Demo, broken: str):
         demo.broken = {broken}
-        with pytest.raises(StageFailed):
+        with pytest.raises(DemoError):
             demo.run()
         assert demo.ran == STAGES[: STAGES.index(broken) + 1]
         demo.broken, demo.ran[:] = set(), []
@@ -132,7 +133,7 @@ class TestStages:
         marker = out / "stages" / "rl.json"
         demo.broken = {"rl"}
         for attempt in (1, 2):
-            with pytest.raises(StageFailed):
+            with pytest.raises(DemoError):
                 demo.run()
             state = json.loads(marker.read_text())
             assert not state["done"]
@@ -144,7 +145,7 @@ class TestStages:
         assert seconds["rl"] >= 0.15
         assert json.loads(marker.read_text()) == {"done": True, "seconds": seconds["rl"]}
         assert "sft: done before" in printed
-        assert "rl: going on" in printed
+        assert "rl: resumed" in printed
         assert "eval-sft: started" in printed
 
 
@@ -155,8 +156,8 @@ class TestCommands:
         module = trainer(
             "import sys\nfor i in range(100): print('line', i)\nprint('no memory', file=sys.stderr)\nsys.exit(3)"
         )
-        with pytest.raises(StageFailed) as failed:
-            demo._train("rl", [module], 5, {})
+        with pytest.raises(DemoError) as failed:
+            demo._train("rl", [module], 5)
         lines = str(failed.value).splitlines()
         assert lines[: TAIL - 1] == [f"line {i}" for i in range(100 - TAIL + 1, 100)]
         assert lines[TAIL - 1] == "no memory"
@@ -165,8 +166,8 @@ class TestCommands:
         assert "line 0\n" in (out / "logs" / "rl.log").read_text()
 
     def test_one_that_leaves_no_checkpoint_has_failed(self, demo: Demo, trainer: Callable[[str], str]):
-        with pytest.raises(StageFailed, match=r"global_step_\d+/actor/huggingface; its log is .*rl\.log"):
-            demo._train("rl", [trainer("")], 5, {})
+        with pytest.raises(DemoError, match=r"global_step_\d+/actor/huggingface; its log is .*rl\.log"):
+            demo._train("rl", [trainer("")], 5)
 
     def test_each_attempt_has_its_own_metrics_file(self, demo: Demo, out: Path, trainer: Callable[[str], str]):
         demo.checkpoint("rl").mkdir(parents=True)
@@ -178,7 +179,7 @@ print("once more")
 open(os.environ["VERL_FILE_LOGGER_PATH"], "w").write(json.dumps(line) + "\\n")
 """
         for _ in range(2):
-            demo._train("rl", [trainer(code), "a=1"], 1, {"EXTRA": "x"})
+            demo._train("rl", [trainer(code), "a=1"], 1, EXTRA="x")
         first, second = sorted((out / "logs").glob("rl-*.jsonl"))
         assert first.read_text() == second.read_text()
         data = json.loads(first.read_text())["data"]
@@ -198,8 +199,8 @@ time.sleep(0.5)
 pathlib.Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
 sys.exit(1)
 """
-        with pytest.raises(StageFailed):
-            demo._train("rl", [trainer(code)], 5, {})
+        with pytest.raises(DemoError):
+            demo._train("rl", [trainer(code)], 5)
         wait_until(lambda: not running(int((tmp_path / "child").read_text())), 1)
 
     @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -210,8 +211,8 @@ sys.exit(1)
         )
         code = (
             "import sys;"
-            "from r1reward_verl.toy.demo import Demo, Settings;"
-            "Demo(sys.argv[1], Settings(), None)._train('rl', sys.argv[2:], 5, {})"
+            "from r1reward_verl.toy.demo import Demo, DemoSettings;"
+            "Demo(sys.argv[1], DemoSettings(), None)._train('rl', sys.argv[2:], 5)"
         )
         parent = subprocess.Popen([sys.executable, "-c", code, str(out), module], stderr=subprocess.DEVNULL)
         wait_until(lambda: pid.exists() and pid.read_text() != "")

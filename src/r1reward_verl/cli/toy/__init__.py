@@ -4,5 +4,8 @@ from r1reward_verl.cli.groups import command_group
 
 app = command_group(
     "Build the toy world and serve its teacher.",
-    {"build": "r1reward_verl.toy.build", "teacher": "r1reward_verl.cli.toy.teacher"},
+    {
+        "build": "r1reward_verl.cli.toy.build",
+        "teacher": "r1reward_verl.cli.toy.teacher",
+    },
 )
