@@ -2,8 +2,12 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +123,58 @@ def test_a_reader_that_has_gone_ends_it_without_a_traceback(line: str):
     done = subprocess.run([*CLI, *line.split()], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_the_reference_names_every_command_and_its_options():
+    command = [sys.executable, "-m", "typer", "r1reward_verl.cli", "utils", "docs", "--name", "r1reward"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert [line for line in LINES if f"# `r1reward {line}`\n" not in text] == []
+    assert "* `--sft-steps <int>`: Optimizer steps of the cold start" in text
+
+
+def working_in(folder: Path) -> list[str]:
+    """Return the command lines of the processes whose working directory is in `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if Path(os.readlink(process / "cwd")).is_relative_to(folder):
+                found.append((process / "cmdline").read_text())
+    return found
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("line", "begun", "kept"),
+    [
+        ("toy build OUT", "OUT.partial/preferences.parquet", set()),
+        ("demo --out OUT --sft-steps 2 --rl-steps 1", "OUT/annotated.parquet.journal.jsonl", {"OUT"}),
+    ],
+)
+def test_a_signal_ends_it_without_leftovers(
+    line: str, begun: str, kept: set[str], sign: int, code: int, tmp_path: Path
+):
+    command = [*CLI, *line.split()]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / begun).exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(sign)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert errors.endswith("interrupted; finished work is kept, and the same command resumes it\n")
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert not list(tmp_path.rglob("*.partial"))
+    assert working_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_server(sign: int, code: int):
+    process = subprocess.Popen([*CLI, "toy", "teacher", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline().startswith(b"http://127.0.0.1:")
+    process.send_signal(sign)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"Traceback" not in errors

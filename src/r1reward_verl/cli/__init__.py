@@ -54,9 +54,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 if all went well, 1 if the work failed, 2 for bad usage or input, 130 after Ctrl-C, 141 where
         the reader of the output has gone, 143 after SIGTERM; a command may have others, which its help lists.
     """
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    terminated = False
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # As Ctrl-C does, so that asyncio cancels its tasks and every `finally` on the way out is run.
+        nonlocal terminated
+        terminated = True
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    previous = signal.signal(signal.SIGTERM, terminate)
     try:
-        code = _invoke(sys.argv[1:] if argv is None else list(argv))
+        code = _run(sys.argv[1:] if argv is None else list(argv))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 128 + signal.SIGTERM if terminated else code
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command, print the error that ends it, and return the exit code."""
+    try:
+        code = _invoke(arguments)
         sys.stdout.flush()
         return code
     except (BrokenPipeError, SystemExit) as error:
@@ -80,12 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; finished work is kept, and the same command resumes it", file=sys.stderr)
         return 128 + signal.SIGINT
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _invoke(arguments: list[str]) -> int:
-    """Run the command; what `Command.main` of typer does, without its own treatment of errors and signals."""
+    """Do what `Command.main` of typer does, without its own treatment of errors and signals."""
     command = typer.main.get_command(app)
     if "_R1REWARD_COMPLETE" in os.environ:
         command.main(prog_name="r1reward")  # the shell asks for completions; exits
@@ -94,7 +110,3 @@ def _invoke(arguments: list[str]) -> int:
             return int(command.invoke(context) or 0)
     except typer.Exit as end:
         return end.exit_code
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)  # so that every `finally` on the way out is run
