@@ -25,8 +25,9 @@ from pyarrow import parquet
 
 from _server import running_server
 from r1reward_verl.data.annotate import annotate
-from r1reward_verl.data.preference import SCHEMA, Media, Preference, to_row
+from r1reward_verl.data.preference import SCHEMA, Preference, to_row
 from r1reward_verl.judgement import Choice
+from r1reward_verl.media import Media
 
 if __name__ != "__mp_main__":  # the server's process needs no torch
     from _bench import Figure, report

@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1reward_verl.data.files import ParquetOutput, write_json
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.engines.base import Judgement, Sampling, Work
 from r1reward_verl.evaluation import run as runner
 from r1reward_verl.judgement import build_prompt
+from r1reward_verl.storage import ParquetOutput, write_json
 from r1reward_verl.toy import world
 
 CASES = 64
@@ -77,8 +77,8 @@ def peer(model: str, data: str, samples: int) -> dict[str, float]:
     import torch
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-    from r1reward_verl.data.images import load_image
     from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case
+    from r1reward_verl.media import load_image
 
     processor = AutoProcessor.from_pretrained(model)
     network = Qwen2_5_VLForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()

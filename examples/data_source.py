@@ -11,8 +11,9 @@ python examples/data_source.py
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from r1reward_verl.data.preference import Media, Preference, place
+from r1reward_verl.data.preference import Preference, place
 from r1reward_verl.data.sources import Skipped
+from r1reward_verl.media import Media
 
 
 class Captions:

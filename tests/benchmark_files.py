@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from r1reward_verl.data.preference import SCHEMA, Media, Preference, to_row
+from r1reward_verl.data.preference import SCHEMA, Preference, to_row
+from r1reward_verl.media import Media
 
 # Counted in data.jsonl of the reference. The 25 ids that stand there twice are of mathverse (19) and mmmu (6).
 VL_IDS = {

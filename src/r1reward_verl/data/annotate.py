@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import io
 import json
 import math
 import os
-import stat
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, nullcontext, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -34,24 +30,22 @@ from typing import TYPE_CHECKING, Any
 
 from r1reward_verl.data.duplicates import Seen, digest
 from r1reward_verl.data.export import MEDIA_POSITIONS
-from r1reward_verl.data.files import ParquetOutput, Rejects, read_preferences, sha256_of, write_json
-from r1reward_verl.data.images import load_image
+from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.journal import Call, Journal, JournalError, Tally
-from r1reward_verl.data.media import MAX_FILE, check_picture
-from r1reward_verl.data.preference import Media, Preference, shown, to_row
+from r1reward_verl.data.preference import Preference, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.judgement import PROMPT, build_prompt, load_template, parse
+from r1reward_verl.media import MAX_PIXELS, Media, data_uri
+from r1reward_verl.storage import ParquetOutput, Rejects, sha256_of, write_json
+from r1reward_verl.text import excerpt
 
 if TYPE_CHECKING:
     from r1reward_verl.engines.chat import ChatClient, Reply
 
 API_KEY = "R1REWARD_TEACHER_API_KEY"
-MAX_PIXELS = 640 * 28 * 28
-"""Pixels of the largest picture that is sent: the reference's budget in training."""
 
 _THREADS = 8
 _CHUNK = 32
-_LARGE = 16_000_000  # pixels of pictures that are decoded one at a time: of eight at once some would not fit
 _HOPELESS = 20
 _STOPPING = {
     401: "the key is not accepted; set the environment variable {key} to a valid one",
@@ -122,89 +116,20 @@ class Report:
 # What is sent
 
 
-def picture_url(media: Media, max_pixels: int = MAX_PIXELS) -> str:
-    """Return a picture as a data URI of at most `max_pixels`, for an `image_url` part of a chat message.
-
-    A JPEG, PNG, WebP or GIF of no more pixels is sent as it is. Others are scaled down, and become JPEG if they were
-    that, else PNG; of an animation the first picture is sent.
-
-    Raises:
-        ValueError: the file is missing, too large, of another content than its sha256 says, or no picture; a folder
-            or video from which no frames were taken.
-    """
-    from PIL import Image
-
-    data = media.data if media.data is not None else _file(str(media.path))
-    if (sha256 := check_picture(data)) != (media.sha256 or sha256):
-        raise ValueError(f"the picture {shown(media.path or data)} is not the one it was: its sha256 is another")
-    try:
-        with Image.open(io.BytesIO(data)) as head:
-            pixels, animated = head.width * head.height, getattr(head, "is_animated", False)
-        with _one_at_a_time if pixels > _LARGE else nullcontext():
-            picture = load_image({"bytes": data})
-            form = str(picture.format)
-            if pixels > max_pixels or animated or form not in ("JPEG", "PNG", "WEBP", "GIF"):
-                form, data = _encoded(picture, "JPEG" if form == "JPEG" else "PNG", max_pixels)
-    except (ValueError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's readers raise what they like at a damaged second frame
-        name = shown(media.path or data)
-        raise ValueError(f"a picture that cannot be decoded ({name}: {type(error).__name__}: {error})") from error
-    return f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}"
-
-
-_one_at_a_time = threading.Lock()
-
-
-def _file(path: str) -> bytes:
-    try:
-        about = os.stat(path)
-        if stat.S_ISDIR(about.st_mode):
-            raise ValueError(f"{shown(path)} is a folder; let `r1reward data convert` take the frames of videos")
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError(f"{shown(path)} is a device, not a file")
-        if about.st_size > MAX_FILE:
-            raise ValueError(f"the picture {shown(path)} has {about.st_size:,} bytes, more than {MAX_FILE:,}")
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ValueError(
-            f"the picture {shown(path)} does not exist (relative paths are looked up in the working directory)"
-        ) from None
-    except OSError as error:
-        raise ValueError(f"the picture {shown(path)} cannot be read: {error}") from error
-
-
-def _encoded(picture: Any, form: str, max_pixels: int) -> tuple[str, bytes]:
-    # Who reads the file turns it as before, or does not, as before.
-    exif = picture.info.get("exif", b"")
-    if picture.mode not in ("L", "RGB", "RGBA"):
-        transparent = "A" in picture.getbands() or "transparency" in picture.info
-        picture = picture.convert("RGBA" if transparent and form == "PNG" else "RGB")
-    width, height = picture.size
-    if width * height > max_pixels:
-        factor = math.sqrt(max_pixels / (width * height))
-        width = min(max(int(width * factor), 1), max_pixels)
-        height = min(max(int(height * factor), 1), max_pixels // width)
-        picture = picture.resize((width, height))
-    file = io.BytesIO()
-    picture.save(file, form, exif=exif, **({"quality": 95} if form == "JPEG" else {}))
-    return form, file.getvalue()
-
-
 def message_content(
     preference: Preference, *, prompt: str = PROMPT, media_position: str = "before", max_pixels: int = MAX_PIXELS
 ) -> str | list[dict[str, Any]]:
     """Return the content of the chat message that asks the teacher: the text, and the pictures before or after it.
 
     Raises:
-        ValueError: a picture cannot be sent (see `picture_url`).
+        ValueError: a picture cannot be sent (see `media.data_uri`).
     """
     text = build_prompt(preference.question, preference.response_1, preference.response_2, prompt)
     media = _media(preference)
     if not media:
         return text
     pictures: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": picture_url(one, max_pixels)}} for one in media
+        {"type": "image_url", "image_url": {"url": data_uri(one, max_pixels)}} for one in media
     ]
     parts = [{"type": "text", "text": text}]
     return [*pictures, *parts] if media_position == "before" else [*parts, *pictures]
@@ -341,8 +266,8 @@ def _preferences(path: str) -> Iterator[tuple[int, Preference] | RowError]:
             number, preference = item
             first = ids.first(digest(preference.source, preference.id), number)
             if first is not None:
-                reason = f"id {shown(preference.id)} of {shown(preference.source)} stands already in row {first}"
-                yield RowError(number, reason, shown(preference.id))
+                reason = f"id {excerpt(preference.id)} of {excerpt(preference.source)} stands already in row {first}"
+                yield RowError(number, reason, excerpt(preference.id))
                 continue
         yield item
 

@@ -25,9 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from r1reward_verl.data.columns import column_faults
 from r1reward_verl.data.duplicates import Seen, digest
-from r1reward_verl.data.images import decoded, image_source, is_remote
-from r1reward_verl.data.media import look_at, resolve
-from r1reward_verl.data.preference import Media, Preference, from_row, shown
+from r1reward_verl.data.preference import Preference, from_row
 from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.rows import (
     KINDS,
@@ -45,6 +43,8 @@ from r1reward_verl.data.rows import (
 )
 from r1reward_verl.data.statistics import uneven
 from r1reward_verl.judgement import Choice, build_prompt, parse
+from r1reward_verl.media import Media, decoded, image_source, is_remote, look_at, resolve
+from r1reward_verl.text import excerpt
 
 if TYPE_CHECKING:
     from r1reward_verl.data.prompt_length import PromptLength
@@ -213,7 +213,7 @@ class _Row:
     rows: int = 1
 
     def wrong(self, kind: str, column: str, value: Any, reason: str) -> None:
-        self.problems.append(Problem(kind, self.number, column, "" if value is None else shown(value), reason))
+        self.problems.append(Problem(kind, self.number, column, "" if value is None else excerpt(value), reason))
 
 
 def _read(item: Any, kind: Kind) -> _Row:
@@ -358,14 +358,14 @@ class _Files:
             return
         elif not isinstance(source, str):
             raise ValueError(
-                f"missing: {shown(picture.entry)} holds neither the bytes of an encoded picture nor a path"
+                f"missing: {excerpt(picture.entry)} holds neither the bytes of an encoded picture nor a path"
             )
         elif self.open_them:
             path = source.removeprefix("file://")
             if self.root is not None and not os.path.isabs(path):
                 path = resolve(self.root, path)
             if not os.path.exists(path):
-                raise ValueError(f"the file {shown(path)} does not exist")
+                raise ValueError(f"the file {excerpt(path)} does not exist")
             # A video that was not sampled yet is a folder of frames, or a file that is no picture.
             if picture.video is None or not _is_video(path):
                 picture.found, picture.size = self._look_at(path)

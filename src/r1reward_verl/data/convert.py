@@ -27,11 +27,12 @@ from typing import Any
 
 from r1reward_verl.data.duplicates import NearDuplicates, Seen, content, digest
 from r1reward_verl.data.exclusion import Benchmarks
-from r1reward_verl.data.files import ParquetOutput, Rejects
-from r1reward_verl.data.media import MediaSettler, NoMediaRoot, Store
-from r1reward_verl.data.preference import Preference, place, shown, to_row
+from r1reward_verl.data.media_folder import MediaFolder, MediaSettler, NoMediaRoot
+from r1reward_verl.data.preference import Preference, place, to_row
 from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.sources import Skipped, Source, load_source, source_names
+from r1reward_verl.storage import ParquetOutput, Rejects
+from r1reward_verl.text import excerpt
 
 _THREADS = 8
 _CLASSES = 1_000  # kinds of reasons, categories and sources that are counted apart
@@ -138,7 +139,7 @@ def _read(source: Source, file: int, item: Any) -> _Row:
     try:
         for preference in source.read(raw, number):
             if not isinstance(preference, Preference):
-                raise ValueError(f"the source made {shown(preference)} of it, which is no Preference")
+                raise ValueError(f"the source made {excerpt(preference)} of it, which is no Preference")
             row.preferences.append(preference)
     except Skipped as reason:
         row.skipped = str(reason)
@@ -294,7 +295,7 @@ def convert(
     _check_arguments(names, out, frames, max_rejects)
     readers = [read_rows(path) for path in names]
     settler = MediaSettler(
-        media_root, None if inline else Store(out.with_name(f"{out.name}.media")), frames, check_media
+        media_root, None if inline else MediaFolder(out.with_name(f"{out.name}.media")), frames, check_media
     )
     near = None if near_duplicates is None else NearDuplicates(near_duplicates)
     benchmarks = Benchmarks(exclude, media_root) if exclude else None
@@ -425,7 +426,7 @@ def _acceptor(
             first = ids.first(digest(preference.source, preference.id), here)
             if first is not None:
                 where = f"{inputs[first >> 40]}:{first & (1 << 40) - 1}"
-                reasons.append(f"id {shown(preference.id)} stands already in {where}, with another content")
+                reasons.append(f"id {excerpt(preference.id)} stands already in {where}, with another content")
                 continue
             # Not before: the copy of a row that was rejected for its id is no duplicate.
             contents.first(key, here << 1 | better_first)

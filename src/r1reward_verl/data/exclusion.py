@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from r1reward_verl.data.duplicates import digest, normalised
-from r1reward_verl.data.media import check_picture, resolve
-from r1reward_verl.data.preference import Media, Preference
+from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.sources import medias
+from r1reward_verl.media import Media, check_picture, resolve
 
 
 class Benchmarks:

@@ -15,8 +15,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from r1reward_verl.data.preference import Media, Preference, shown
+from r1reward_verl.data.preference import Preference
 from r1reward_verl.judgement import PROMPT, build_prompt, escape_markers
+from r1reward_verl.media import Media
+from r1reward_verl.text import excerpt
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +80,9 @@ def sft_row(
         ValueError: as `rl_row`; or the preference has no trace.
     """
     if preference.trace is None:
-        raise ValueError(f"preference {shown(preference.id)} of {shown(preference.source)} has no trace to learn from")
+        raise ValueError(
+            f"preference {excerpt(preference.id)} of {excerpt(preference.source)} has no trace to learn from"
+        )
     return {
         "messages": [
             {"role": "user", "content": _content(preference, template, media_position)},

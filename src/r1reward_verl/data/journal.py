@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from r1reward_verl.data.files import AppendFile
-from r1reward_verl.data.preference import shown
+from r1reward_verl.storage import AppendFile
+from r1reward_verl.text import excerpt
 
 _FORM = {"journal": "r1reward data annotate", "version": 1}
 _PIECE = 1 << 16
@@ -171,7 +171,7 @@ class Journal:
         differ = [name for name in settings if header.get(name) != settings[name]]
         if differ:
             values = "; ".join(
-                f"{name} was {shown(header.get(name))} and is {shown(settings[name])} now" for name in differ
+                f"{name} was {excerpt(header.get(name))} and is {excerpt(settings[name])} now" for name in differ
             )
             raise ValueError(
                 f"the calls in {self.path} were made otherwise: {values}. Use the same, name another output, or begin "

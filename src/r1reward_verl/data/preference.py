@@ -7,60 +7,20 @@ is always valid: whatever makes one checks its values, and an error names the fi
 from __future__ import annotations
 
 import hashlib
-import re
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from r1reward_verl.judgement import Choice, parse_label
+from r1reward_verl.media import SHA256, Media
+from r1reward_verl.text import check_text, excerpt
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     SCHEMA: pa.Schema
     """Columns of a preference file, in order."""
-
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHOWN = reprlib.Repr()
-_SHOWN.maxstring = _SHOWN.maxother = 80
-
-
-@dataclass(frozen=True, slots=True)
-class Media:
-    """A picture, a frame, or a video that is still to be cut into frames.
-
-    Attributes:
-        path: of a file, or for a video also of a folder of frames; relative paths are meant below the media root.
-        data: the encoded file itself. Exactly one of `path` and `data` is given.
-        sha256: of the file's content, 64 hexadecimal digits in lower case; None as long as nobody has opened it.
-
-    Raises:
-        ValueError: none or both of path and data, an empty one, an address (nothing is fetched), or a malformed
-            sha256.
-    """
-
-    path: str | None = None
-    data: bytes | None = None
-    sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.path is None) == (self.data is None):
-            raise ValueError(f"media needs either a path or data, not {'neither' if self.path is None else 'both'}")
-        if self.data is not None and (not isinstance(self.data, bytes) or not self.data):
-            raise ValueError(f"media data is {shown(self.data)}; the bytes of an encoded file are needed")
-        if self.path is not None:
-            _check_text("media path", self.path)
-            if "\0" in self.path:
-                raise ValueError(f"media path {shown(self.path)} holds a null character")
-            if _ADDRESS.match(self.path):
-                raise ValueError(
-                    f"media path {shown(self.path)} is an address, and nothing is fetched: download it first"
-                )
-        if self.sha256 is not None and not (isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256)):
-            raise ValueError(f"media sha256 is {shown(self.sha256)}, not 64 hexadecimal digits in lower case")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +59,9 @@ class Preference:
 
     def __post_init__(self) -> None:
         for name in ("id", "source", "category", "question", "response_1", "response_2"):
-            _check_text(name, getattr(self, name))
+            check_text(name, getattr(self, name))
         if self.response_1 == self.response_2:
-            raise ValueError(f"response_1 and response_2 are the same text: {shown(self.response_1)}")
+            raise ValueError(f"response_1 and response_2 are the same text: {excerpt(self.response_1)}")
         object.__setattr__(self, "label", parse_label(self.label))
         object.__setattr__(self, "images", _media_tuple("images", self.images))
         if self.video is not None:
@@ -109,9 +69,9 @@ class Preference:
             if not self.video:
                 raise ValueError("video has no frames; without a video it is None")
         if self.difficulty is not None and (type(self.difficulty) is not int or not 1 <= self.difficulty < 2**15):
-            raise ValueError(f"difficulty is {shown(self.difficulty)}, not a whole number of attempts from 1 on")
+            raise ValueError(f"difficulty is {excerpt(self.difficulty)}, not a whole number of attempts from 1 on")
         if self.trace is not None:
-            _check_text("trace", self.trace)
+            check_text("trace", self.trace)
 
 
 def place(preference: Preference, seed: int) -> Preference:
@@ -131,7 +91,7 @@ def place(preference: Preference, seed: int) -> Preference:
         return preference
     if preference.trace is not None:
         raise ValueError(
-            f"the responses of {shown(preference.id)} cannot be swapped: its trace calls them 1 and 2. "
+            f"the responses of {excerpt(preference.id)} cannot be swapped: its trace calls them 1 and 2. "
             "Place preferences before a teacher annotates them"
         )
     return replace(preference, response_1=preference.response_2, response_2=preference.response_1, label=better)
@@ -207,7 +167,7 @@ def _quick_media(rows: Sequence[Mapping[str, Any]]) -> tuple[Media, ...] | None:
                 return None
         elif data is not None or not path or ":" in path or "\0" in path or path.isspace():
             return None
-        if sha256 is not None and not _SHA256.fullmatch(sha256):
+        if sha256 is not None and not SHA256.fullmatch(sha256):
             return None
         draft = _MediaDraft(path, data, sha256)
         draft.__class__ = Media
@@ -215,27 +175,11 @@ def _quick_media(rows: Sequence[Mapping[str, Any]]) -> tuple[Media, ...] | None:
     return tuple(media)
 
 
-def shown(value: Any) -> str:
-    """Return a value as it stands in a message: its repr, long ones shortened."""
-    return _SHOWN.repr(value)
-
-
-def _check_text(name: str, value: Any) -> None:
-    if not isinstance(value, str) or not value or value.isspace():
-        raise ValueError(f"{name} is {shown(value)}; a text that is not empty is needed")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{name} holds {value[error.start]!r} at character {error.start}, half a character: no UTF-8 can hold it"
-        ) from None
-
-
 def _media_tuple(name: str, value: Any) -> tuple[Media, ...]:
     if not isinstance(value, tuple | list):
-        raise ValueError(f"{name} is {shown(value)}; a tuple of Media is needed")
+        raise ValueError(f"{name} is {excerpt(value)}; a tuple of Media is needed")
     if wrong := [item for item in value if not isinstance(item, Media)]:
-        raise ValueError(f"{name} holds {shown(wrong[0])}, which is no Media")
+        raise ValueError(f"{name} holds {excerpt(wrong[0])}, which is no Media")
     return tuple(value)
 
 
@@ -245,7 +189,7 @@ def _media_row(media: Media) -> dict[str, Any]:
 
 def _media_from(name: str, value: Any) -> tuple[Media, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
-        raise ValueError(f"{name} is {shown(value)}; a list of structs with path, bytes and sha256 is needed")
+        raise ValueError(f"{name} is {excerpt(value)}; a list of structs with path, bytes and sha256 is needed")
     return tuple(Media(item.get("path"), item.get("bytes"), item.get("sha256")) for item in value)
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from r1reward_verl.data.preference import Preference, from_row, shown
+from r1reward_verl.data.preference import Preference, from_row
 from r1reward_verl.judgement import FIELDS, Choice, parse, parse_label
+from r1reward_verl.text import excerpt
 
 Kind = Literal["preferences", "rl", "sft"]
 KINDS: dict[Kind, str] = {
@@ -90,7 +91,7 @@ class Sample:
         label: the better response.
         question, responses: the texts without the prompt around them.
         trace: the teacher's judgement.
-        images, frames: as they stand in the row (see `r1reward_verl.data.images`).
+        images, frames: as they stand in the row (see `r1reward_verl.media`).
     """
 
     source: str
@@ -175,7 +176,7 @@ def label_of(row: Mapping[str, Any]) -> Choice:
     """
     model = row.get("reward_model")
     if not isinstance(model, Mapping):
-        raise ValueError(f"reward_model is {shown(model)}, no struct with ground_truth")
+        raise ValueError(f"reward_model is {excerpt(model)}, no struct with ground_truth")
     return parse_label(model.get("ground_truth"))
 
 
@@ -194,10 +195,10 @@ def trace_of(row: Mapping[str, Any]) -> str:
     """
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(one, Mapping) for one in messages):
-        raise ValueError(f"messages is {shown(messages)}, no list of messages")
+        raise ValueError(f"messages is {excerpt(messages)}, no list of messages")
     role, content = messages[-1].get("role"), messages[-1].get("content")
     if role != "assistant" or not isinstance(content, str):
-        raise ValueError(f"the last message is {shown(content)} of role {shown(role)}, not a text of the assistant")
+        raise ValueError(f"the last message is {excerpt(content)} of role {excerpt(role)}, not a text of the assistant")
     return content
 
 
@@ -211,7 +212,7 @@ def media_of(row: Mapping[str, Any], column: str) -> list[Any]:
     if media is None:
         return []
     if not isinstance(media, list | tuple):
-        raise ValueError(f"{column} is {shown(media)}, no list")
+        raise ValueError(f"{column} is {excerpt(media)}, no list")
     return list(media)
 
 

@@ -34,21 +34,15 @@ from typing import IO, Any, Literal, get_args
 import numpy as np
 
 from r1reward_verl.data.duplicates import Seen, digest
-from r1reward_verl.data.export import (
-    MEDIA_POSITIONS,
-    MediaPosition,
-    rl_row,
-    rl_schema,
-    sft_row,
-    sft_schema,
-    swap,
-)
-from r1reward_verl.data.files import ParquetOutput, Rejects, read_preferences, replaced_folder, write_json
-from r1reward_verl.data.media import check_picture
-from r1reward_verl.data.preference import Media, Preference, from_row, shown, to_row
+from r1reward_verl.data.export import MEDIA_POSITIONS, MediaPosition, rl_row, rl_schema, sft_row, sft_schema, swap
+from r1reward_verl.data.files import read_preferences
+from r1reward_verl.data.preference import Preference, from_row, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.data.statistics import NONE, UNSOLVED, Statistics, difficulty_of, ordered, plot, uneven
 from r1reward_verl.judgement import PROMPT, load_template, parse
+from r1reward_verl.media import Media, check_picture
+from r1reward_verl.storage import ParquetOutput, Rejects, replaced_folder, write_json
+from r1reward_verl.text import excerpt
 
 Order = Literal["shuffle", "curriculum", "input"]
 ORDERS: tuple[str, ...] = get_args(Order)
@@ -332,7 +326,7 @@ class _Reading:
         if first is not None:
             where = f"{self.inputs[first >> 40]}:{first & (1 << 40) - 1}"
             raise ValueError(
-                f"id {shown(preference.id)} of source {shown(preference.source)} stands already in {where}"
+                f"id {excerpt(preference.id)} of source {excerpt(preference.source)} stands already in {where}"
             )
         self.spool.add(preference)
         self.difficulties[difficulty_of(preference)] += 1
@@ -356,24 +350,24 @@ class _Reading:
         if preference.trace is not None:
             verdict = parse(preference.trace)
             if verdict.reason is not None:
-                raise ValueError(f"the trace is no judgement ({verdict.reason}): {shown(preference.trace[-200:])}")
+                raise ValueError(f"the trace is no judgement ({verdict.reason}): {excerpt(preference.trace[-200:])}")
             if verdict.choice != preference.label:
                 raise ValueError(f"the trace says {verdict.choice}, the label {preference.label}")
         video = preference.video or ()
         for media in (*preference.images, *video):
             if media.path is not None and not os.path.isabs(media.path):
                 raise ValueError(
-                    f"the media path {shown(media.path)} is relative, and verl would look for it wherever it runs: "
+                    f"the media path {excerpt(media.path)} is relative, and verl would look for it wherever it runs: "
                     "`r1reward data convert --media ROOT` makes paths absolute"
                 )
         if len(video) == 1 and video[0].path is not None and not _FRAME.search(video[0].path):
             raise ValueError(
-                f"the video {shown(video[0].path)} is not cut into frames: convert it without --no-check-media"
+                f"the video {excerpt(video[0].path)} is not cut into frames: convert it without --no-check-media"
             )
         if self.inline:
             for media in (*preference.images, *video):
                 if media.path is not None and media.sha256 not in (None, self._checked(media.path)):
-                    raise ValueError(f"{shown(media.path)} is not the file any more whose sha256 stands in the row")
+                    raise ValueError(f"{excerpt(media.path)} is not the file any more whose sha256 stands in the row")
 
     def _grouped(self, preference: Preference) -> tuple[int, int]:
         """Return a draw, and the number of the first preference that has something in common with this one."""

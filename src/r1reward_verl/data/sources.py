@@ -19,9 +19,10 @@ from importlib.metadata import EntryPoint, entry_points
 from itertools import combinations
 from typing import Any, ClassVar, Protocol
 
-from r1reward_verl.data.images import image_source
-from r1reward_verl.data.preference import Media, Preference, shown
+from r1reward_verl.data.preference import Preference
 from r1reward_verl.judgement import parse_label
+from r1reward_verl.media import Media, image_source
+from r1reward_verl.text import excerpt
 
 GROUP = "r1reward_verl.sources"
 """Entry point group of a user's own sources."""
@@ -87,24 +88,24 @@ class R1RewardRL:
             sections = _HEADINGS.split(prompt)
         except (ValueError, TypeError, KeyError, RecursionError):
             raise ValueError(
-                f"message is {shown(message)}; one chat message of one text and its images is needed"
+                f"message is {excerpt(message)}; one chat message of one text and its images is needed"
             ) from None
         if others := set(kinds) - {"text", "image"}:
-            raise ValueError(f"message has a part of type {shown(others.pop())}; only text and image can be read")
+            raise ValueError(f"message has a part of type {excerpt(others.pop())}; only text and image can be read")
         headings = sections[1::2]
         if headings[:3] != ["[Question]", "[Response 1]", "[Response 2]"] or len(headings) != 4:
             raise ValueError(
-                f"the prompt in message has the headings {shown(headings)}, not once each [Question], [Response 1], "
+                f"the prompt in message has the headings {excerpt(headings)}, not once each [Question], [Response 1], "
                 "[Response 2] and Output Format: the responses cannot be told apart"
             )
         answers = row.get("answer")
         labels = {parse_label(answer) for answer in (answers if isinstance(answers, list) else [answers])}
         if len(labels) != 1:
-            raise ValueError(f"answer is {shown(answers)}; one label is needed")
+            raise ValueError(f"answer is {excerpt(answers)}; one label is needed")
         # One column cannot hold several pictures; the paths in the message can.
         images = (_picture(row, "image"),) if row.get("image") and len(paths) < 2 else medias(paths)
         if not images:
-            raise ValueError(f"image is {shown(row.get('image'))}, and message names no picture")
+            raise ValueError(f"image is {excerpt(row.get('image'))}, and message names no picture")
         folders = str(paths[0]).split("/") if paths else []
         yield Preference(
             id=_id(folders[-1].rpartition(".")[0] if folders else UNKNOWN, prompt),
@@ -153,7 +154,7 @@ class MMRLHF:
         else:
             question = _text(row, "prompt")
             if row.get("is_tie") not in (None, False, 0):
-                raise Skipped(f"a tie (is_tie is {shown(row['is_tie'])})")
+                raise Skipped(f"a tie (is_tie is {excerpt(row['is_tie'])})")
             pairs = [(_text(row, "chosen"), _text(row, "rejected"))]
         name, question = _text(row, "id"), _without_markers(question)
         yield from [
@@ -181,7 +182,7 @@ def _ranked(row: Row) -> list[tuple[str, str]]:
     outputs, ranking = row["models_output"], row.get("final_ranking")
     if not (isinstance(outputs, list) and isinstance(ranking, list) and len(outputs) == len(ranking)):
         raise ValueError(
-            f"models_output {shown(outputs)} and final_ranking {shown(ranking)}: lists of equal length are needed"
+            f"models_output {excerpt(outputs)} and final_ranking {excerpt(ranking)}: lists of equal length are needed"
         )
     ranks = [_number("final_ranking", rank) for rank in ranking]
     scores = [0.0] * len(outputs)
@@ -203,7 +204,7 @@ def _ranked(row: Row) -> list[tuple[str, str]]:
             "dpo_pairs.jsonl holds pairs whose direction is certain"
         )
     if not pairs:
-        raise Skipped(f"no two different outputs have different ranks (final_ranking is {shown(ranking)})")
+        raise Skipped(f"no two different outputs have different ranks (final_ranking is {excerpt(ranking)})")
     return pairs
 
 
@@ -258,7 +259,7 @@ class VLFeedback:
 
     def __post_init__(self) -> None:
         if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 4:
-            raise ValueError(f"margin is {shown(self.margin)}; ratings from 1 to 5 differ by 0 to 4")
+            raise ValueError(f"margin is {excerpt(self.margin)}; ratings from 1 to 5 differ by 0 to 4")
 
     def read(self, row: Row, number: int) -> Iterator[Preference]:
         """Yield the pairs of responses whose ratings differ enough, the better one first."""
@@ -269,10 +270,10 @@ class VLFeedback:
         for index, (response, aspects) in enumerate(_completions(_required(row, "completions")), 1):
             try:
                 if not isinstance(response, str) or not response.strip():
-                    raise ValueError(f"its text is {shown(response)}")
+                    raise ValueError(f"its text is {excerpt(response)}")
                 ratings = [_number(aspect, aspects[aspect]["Rating"]) for aspect in _ASPECTS]
             except (KeyError, TypeError):
-                unrated.append(f"response {index} lacks a rating: {shown(aspects)}")
+                unrated.append(f"response {index} lacks a rating: {excerpt(aspects)}")
             except ValueError as error:
                 unrated.append(f"response {index}: {error}")
             else:
@@ -312,7 +313,7 @@ def _completions(value: Any) -> Iterator[tuple[Any, Any]]:
         else:
             yield from [(item["response"], item["annotations"]) for item in value]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"completions is {shown(value)}; response and annotations of each are needed") from None
+        raise ValueError(f"completions is {excerpt(value)}; response and annotations of each are needed") from None
 
 
 class POVID:
@@ -372,7 +373,7 @@ class WildVisionBattle:
         if winner in ("tie", "tie (bothbad)"):
             raise Skipped(f"a tie (winner is {winner!r})")
         if winner not in ("model_a", "model_b"):
-            raise ValueError(f"winner is {shown(winner)}, not model_a, model_b, tie or tie (bothbad)")
+            raise ValueError(f"winner is {excerpt(winner)}, not model_a, model_b, tie or tie (bothbad)")
         if row.get("anony") is False:
             raise Skipped("the voter could see the models' names (anony is False)")
         one, other = (
@@ -400,11 +401,11 @@ def _turns(name: str, value: Any, role: str, content: str, roles: Mapping[str, s
     try:
         turns = [(roles[turn[role]], turn[content]) for turn in value]
     except (KeyError, TypeError):
-        raise ValueError(f"{name} is {shown(value)}; turns with {role!r} and {content!r} are needed") from None
+        raise ValueError(f"{name} is {excerpt(value)}; turns with {role!r} and {content!r} are needed") from None
     if not turns or [who for who, _ in turns] != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError(f"{name} has turns of {[who for who, _ in turns]}, not of user and assistant by turns")
     if wrong := [text for _, text in turns if not isinstance(text, str)]:
-        raise ValueError(f"{name} holds {shown(wrong[0])}, which is no text")
+        raise ValueError(f"{name} holds {excerpt(wrong[0])}, which is no text")
     return turns
 
 
@@ -413,7 +414,7 @@ def _compared(one: Turns, other: Turns) -> tuple[str, str, str]:
     if one[:-1] != other[:-1]:
         if len(one) == len(other) == 2:
             raise ValueError(
-                f"the two conversations have different questions: {shown(one[0][1])}, {shown(other[0][1])}"
+                f"the two conversations have different questions: {excerpt(one[0][1])}, {excerpt(other[0][1])}"
             )
         raise Skipped(
             f"the two conversations ({len(one) // 2} and {len(other) // 2} turns) differ before the last answer"
@@ -534,7 +535,7 @@ def load_source(name: str, /, **options: Any) -> Source:
         except Exception as error:
             raise ValueError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
         if not callable(make):
-            raise ValueError(f"{what} is {shown(make)}; a class or function that makes a source is needed")
+            raise ValueError(f"{what} is {excerpt(make)}; a class or function that makes a source is needed")
     else:
         raise ValueError(f"source {name!r} is unknown; known: {', '.join(source_names())}")
     try:
@@ -546,7 +547,7 @@ def load_source(name: str, /, **options: Any) -> Source:
     except Exception as error:
         raise ValueError(f"{what} cannot be made: {error}") from error
     if not isinstance(getattr(source, "name", None), str) or not callable(getattr(source, "read", None)):
-        raise ValueError(f"{what} made {shown(source)}, which lacks a name or read(row, number)")
+        raise ValueError(f"{what} made {excerpt(source)}, which lacks a name or read(row, number)")
     return source
 
 
@@ -571,7 +572,7 @@ def media(value: Any) -> Media:
         head, comma, text = source.partition(",")
         data = _base64(text) if comma and head.endswith(";base64") else None
         if not data:
-            raise ValueError(f"the data URI {shown(source)} does not hold base64")
+            raise ValueError(f"the data URI {excerpt(source)} does not hold base64")
         return Media(data=data)
     if isinstance(source, str) and source:
         # Base64 of a JPEG begins with a slash, too.
@@ -580,9 +581,9 @@ def media(value: Any) -> Media:
             if data and data.startswith(_PICTURE_START):
                 return Media(data=data)
             if len(source) > 4096:
-                raise ValueError(f"{shown(source)} is neither a path nor base64 of a picture")
+                raise ValueError(f"{excerpt(source)} is neither a path nor base64 of a picture")
         return Media(path=source.removeprefix("file://"))
-    raise ValueError(f"{shown(value)} holds no picture or video: a path or the bytes of a file are needed")
+    raise ValueError(f"{excerpt(value)} holds no picture or video: a path or the bytes of a file are needed")
 
 
 def medias(value: Any) -> tuple[Media, ...]:
@@ -597,7 +598,7 @@ def medias(value: Any) -> tuple[Media, ...]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{shown(value)} begins like a JSON list of media, but is none: {error}") from None
+            raise ValueError(f"{excerpt(value)} begins like a JSON list of media, but is none: {error}") from None
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return tuple(media(item) for item in value)
     return (media(value),)
@@ -641,7 +642,7 @@ def _required(row: Row, name: str) -> Any:
 def _text(row: Row, name: str) -> str:
     value = _required(row, name)
     if not isinstance(value, str) or not value or value.isspace():
-        raise ValueError(f"{name} is {shown(value)}; a text that is not empty is needed")
+        raise ValueError(f"{name} is {excerpt(value)}; a text that is not empty is needed")
     return value
 
 
@@ -649,7 +650,7 @@ def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name} is {shown(value)}, not a number") from None
+        raise ValueError(f"{name} is {excerpt(value)}, not a number") from None
     if not -1e6 < number < 1e6:  # nan compares false
-        raise ValueError(f"{name} is {shown(value)}, not a number")
+        raise ValueError(f"{name} is {excerpt(value)}, not a number")
     return number

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from r1reward_verl.data.preference import Media
+from r1reward_verl.media import Media
 
 Status = Literal["ok", "failed", "too_long"]
 GREEDY = 0

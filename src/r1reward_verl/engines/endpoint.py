@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from r1reward_verl.data.annotate import picture_url
 from r1reward_verl.engines.base import GREEDY, EngineError, Judgement, Prompt, Sampling, Status, Work, without
+from r1reward_verl.media import data_uri
 
 if TYPE_CHECKING:
     from r1reward_verl.engines.chat import ChatClient, Reply
@@ -127,7 +127,7 @@ class EndpointEngine:
         media = [*work.images, *(work.video or ())]
 
         def pictures() -> list[dict[str, Any]]:
-            urls = (picture_url(one, self._sampling.max_pixels) for one in media)
+            urls = (data_uri(one, self._sampling.max_pixels) for one in media)
             return [{"type": "image_url", "image_url": {"url": url}} for url in urls]
 
         parts: list[dict[str, Any]] = []

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from r1reward_verl.cpu import environment
-from r1reward_verl.data.images import load_image
-from r1reward_verl.data.preference import Media
 from r1reward_verl.engines.base import GREEDY, Engine, EngineError, Judgement, Prompt, Sampling, Work, without
+from r1reward_verl.media import Media, load_image
 
 _CPU_SETTINGS = {
     "dtype": "float32",

@@ -25,10 +25,11 @@ from itertools import islice
 from typing import Literal, get_args
 
 from r1reward_verl.data.files import read_preferences
-from r1reward_verl.data.media import frame_names, resolve, sampled
-from r1reward_verl.data.preference import Media, Preference, shown
+from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import Row, RowError, read_rows
 from r1reward_verl.data.sources import Plain
+from r1reward_verl.media import Media, frame_names, resolve, sampled
+from r1reward_verl.text import excerpt
 
 Average = Literal["micro", "macro"]
 CategoryProtocol = Literal["benchmark", "reference"]
@@ -184,7 +185,7 @@ class Benchmark:
         unknown = [identity for identity in ids if self.prefixes and _prefix(identity) not in self.prefixes]
         if unknown:
             known = ", ".join(self.prefixes)
-            lines.append(f"{len(unknown):,} ids, such as {shown(unknown[0])}, begin with none of {known}")
+            lines.append(f"{len(unknown):,} ids, such as {excerpt(unknown[0])}, begin with none of {known}")
         for beginning, doubt in self.doubtful.items():
             if number := sum(identity.startswith(beginning) for identity in ids):
                 lines.append(f"{number:,} cases of {beginning}: {doubt}")
@@ -203,7 +204,7 @@ class Benchmark:
         # A file of another benchmark can have the same columns, and then all of it would be "general".
         if self.prefixes and not any(_prefix(str(row.get("id"))) in self.prefixes for row in rows):
             raise ValueError(
-                f"{os.fspath(path)}: not a file of {self.name}: its ids are such as {shown(rows[0].get('id'))}, and "
+                f"{os.fspath(path)}: not a file of {self.name}: its ids are such as {excerpt(rows[0].get('id'))}, and "
                 f"the benchmark's begin with {', '.join(self.prefixes)}"
             )
 
@@ -250,7 +251,7 @@ class Benchmark:
             except _UnknownCategory as error:
                 raise ValueError(f"{os.fspath(path)}:{number}: {self.name}: {error}") from None
             except ValueError as error:
-                yield RowError(number, str(error), shown(row))
+                yield RowError(number, str(error), excerpt(row))
 
 
 def missing(cases: Iterable[Case]) -> dict[str, list[int]]:
@@ -297,7 +298,7 @@ class _Places:
         root = self.roots[0]
         expected = os.path.join(root, relative)
         if os.path.commonpath([root, os.path.realpath(expected)]) != root:
-            raise ValueError(f"{shown(path)} leads out of the media root {root!r}")
+            raise ValueError(f"{excerpt(path)} leads out of the media root {root!r}")
         return expected, None
 
     def frames(self, video: tuple[Media, ...], count: int) -> tuple[Media, ...]:
@@ -327,14 +328,14 @@ def _preference(row: Row, category: str, **columns: str) -> Preference:
     (preference,) = Plain(columns).read({**values, "category": category}, 0)
     if not preference.images and preference.video is None:
         column = columns.get("image") or columns["video"]
-        raise ValueError(f"{column} is {shown(row[column])}; a picture or video is needed")
+        raise ValueError(f"{column} is {excerpt(row[column])}; a picture or video is needed")
     return preference
 
 
 def _id(row: Row, name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is {shown(value)}; a text that is not empty is needed")
+        raise ValueError(f"{name} is {excerpt(value)}; a text that is not empty is needed")
     return value
 
 
@@ -371,9 +372,9 @@ def _vl_preference(row: Row, protocol: CategoryProtocol) -> Preference:
         )
     responses, ranking = row.get("response"), row.get("human_ranking")
     if ranking not in ([0, 1], [1, 0]):
-        raise ValueError(f"human_ranking is {shown(ranking)}; [0, 1] (the first is better) or [1, 0] is needed")
+        raise ValueError(f"human_ranking is {excerpt(ranking)}; [0, 1] (the first is better) or [1, 0] is needed")
     if not isinstance(responses, list) or len(responses) != 2:
-        raise ValueError(f"response is {shown(responses)}; a list of two texts is needed")
+        raise ValueError(f"response is {excerpt(responses)}; a list of two texts is needed")
     better, worse = responses if ranking == [0, 1] else reversed(responses)
     row = {**row, "better response": better, "worse response": worse}
     columns = {"question": "query", "chosen": "better response", "rejected": "worse response"}
@@ -391,7 +392,7 @@ def _mm_preference(row: Row, protocol: CategoryProtocol) -> Preference:
     filled = [name for name in ("image", "video") if row.get(name) not in (None, "", [])]
     if len(filled) != 1:
         raise ValueError(
-            f"image is {shown(row.get('image'))}, video is {shown(row.get('video'))}: one of them is needed"
+            f"image is {excerpt(row.get('image'))}, video is {excerpt(row.get('video'))}: one of them is needed"
         )
     (name,) = filled
     columns = {"question": "prompt", "chosen": "chosen", "rejected": "rejected", "id": "id", name: name}
@@ -411,7 +412,9 @@ def _mm_category(path: str, name: str, protocol: CategoryProtocol) -> str:
         rule, folders = "a folder of its path called", path.split("/")[-2::-1]
         found = [name] if name == "video" else [folder for folder in folders if folder in _MM_CATEGORIES]
     if not found:
-        raise _UnknownCategory(f"{name} {shown(path)} is of no category; {rule} {', '.join(_MM_CATEGORIES)} is needed")
+        raise _UnknownCategory(
+            f"{name} {excerpt(path)} is of no category; {rule} {', '.join(_MM_CATEGORIES)} is needed"
+        )
     return found[0]
 
 
@@ -436,7 +439,7 @@ def _multimodal_preference(row: Row, protocol: CategoryProtocol) -> Preference:
         raise _UnknownCategory(f"Category is {given!r}, which is none of {known}")
     better = row.get("Better")
     if better not in ("Output1", "Output2"):
-        raise ValueError(f"Better is {shown(better)}, neither Output1 nor Output2")
+        raise ValueError(f"Better is {excerpt(better)}, neither Output1 nor Output2")
     if row.get("Text") in (None, ""):
         raise ValueError("no Text: the benchmark's scripts/0_download_data.py fills it in, where it gets the source")
     return _preference(

@@ -30,11 +30,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from r1reward_verl.data.files import write_json
-from r1reward_verl.data.preference import shown as quoted
 from r1reward_verl.evaluation.metrics import FAILED, OK, RESAMPLES, TOO_LONG, Cases, Judged, bootstrap_ci95, resampled
 from r1reward_verl.judgement import parse
 from r1reward_verl.rewards.conclusions import conclusion
+from r1reward_verl.storage import write_json
+from r1reward_verl.text import excerpt as quoted
 
 RUN, CASES, JUDGEMENTS = "run.json", "cases.jsonl", "judgements.jsonl"
 ORDERS = {"chosen-first": 1, "rejected-first": 2}

@@ -22,10 +22,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from r1reward_verl.data.files import AppendFile, write_json
-from r1reward_verl.data.preference import shown
 from r1reward_verl.engines.base import Judgement
 from r1reward_verl.evaluation.benchmarks import Case
+from r1reward_verl.storage import AppendFile, write_json
+from r1reward_verl.text import excerpt
 
 RUN, CASES, JUDGEMENTS, METRICS = "run.json", "cases.jsonl", "judgements.jsonl", "metrics.json"
 MISSING = "missing.txt"
@@ -108,7 +108,8 @@ class Store:
         changed = [name for name in {**there, **self.settings} if self._differs(name, there)]
         if changed:
             values = "; ".join(
-                f"{name} was {shown(there.get(name))} and is {shown(self.settings.get(name))} now" for name in changed
+                f"{name} was {excerpt(there.get(name))} and is {excerpt(self.settings.get(name))} now"
+                for name in changed
             )
             growing = " and ".join(f"--{name}" for name in GROWING)
             raise StoreError(
@@ -144,7 +145,7 @@ class Store:
 
     def _count(self, row: int, order: str, sample: int, status: str) -> None:
         if type(row) is not int or type(sample) is not int or not 0 <= sample < self._places:
-            raise ValueError(f"row {shown(row)}, sample {shown(sample)}")
+            raise ValueError(f"row {excerpt(row)}, sample {excerpt(sample)}")
         state = self._states.setdefault(row, bytearray(2 * self._places))
         place = ORDERS.index(order) * self._places + sample
         self.whole -= state[place] == _WHOLE

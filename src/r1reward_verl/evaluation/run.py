@@ -23,25 +23,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r1reward_verl.data.export import MEDIA_POSITIONS
-from r1reward_verl.data.files import sha256_of, write_json
-from r1reward_verl.data.images import missing_file
-from r1reward_verl.data.media import look_at
-from r1reward_verl.data.preference import Media, shown
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.engines.base import Engine, EngineError, Prompt, Sampling, Work
 from r1reward_verl.engines.endpoint import EndpointEngine
 from r1reward_verl.engines.vllm import VLLMEngine, WorkerPool, checkpoint, gpus_of_workers
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, FRAMES, Benchmark, Case
-from r1reward_verl.evaluation.folder import (
-    METRICS,
-    MISSING,
-    ORDERS,
-    CasesFile,
-    Store,
-    StoreError,
-    reference_categories,
-)
+from r1reward_verl.evaluation.folder import METRICS, MISSING, ORDERS, CasesFile, Store, StoreError, reference_categories
 from r1reward_verl.judgement import PROMPT, build_prompt, load_template
+from r1reward_verl.media import Media, look_at, missing_file
+from r1reward_verl.storage import sha256_of, write_json
+from r1reward_verl.text import excerpt
 
 ORDER_MODES = ("both", "random", "chosen-first")
 PROTOCOLS = ("strict", "reference")
@@ -339,7 +330,7 @@ def _look(source: str | bytes) -> _Look:
     except ValueError as error:
         return _Look(fault=str(error))
     if max(width, height) > _MAX_RATIO * min(width, height):
-        return _Look(fault=f"a picture of {width} x {height} pixels, which is too narrow ({shown(source)})")
+        return _Look(fault=f"a picture of {width} x {height} pixels, which is too narrow ({excerpt(source)})")
     return _Look(width * height, sha256)
 
 
@@ -362,7 +353,7 @@ def _add(found: _Survey, case: Case, looks: Iterable[tuple[Media, _Look]], max_p
         name = media.path or f"row {case.row}, picture {found.pictures}"
         fault = look.fault
         if media.sha256 is not None and look.sha256 not in (None, media.sha256):
-            fault = f"the picture {shown(media.path or media.data)} is not the one it was: its sha256 is another"
+            fault = f"the picture {excerpt(media.path or media.data)} is not the one it was: its sha256 is another"
         if look.missing:
             found.missing.setdefault(name, f"row {case.row}: {look.missing}")
         elif fault:

@@ -14,8 +14,8 @@ from typing import Any
 import datasets
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from r1reward_verl.data.images import for_verl
 from r1reward_verl.judgement import FIELDS, MEDIA_MARKERS, build_prompt, load_template
+from r1reward_verl.media import for_verl
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _MARKERS = re.compile("(" + "|".join(MEDIA_MARKERS) + ")")
 
 
 class PreferenceDataset(RLHFDataset):
-    """`RLHFDataset` for preferences: the pictures of `r1reward_verl.data.images`, and optionally another prompt.
+    """`RLHFDataset` for preferences: the pictures of `r1reward_verl.media`, and optionally another prompt.
 
     With `data.prompt_template` each prompt is the template in that file filled with `question`, `response_1` and
     `response_2` of the row's `extra_info`; the media placeholders of the row stay before or after the text, where

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset, convert_nested_value_to_list_recursive
 
-from r1reward_verl.data.images import load_image
+from r1reward_verl.media import load_image
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _THREADS = 8
 
 
 class JudgementDataset(MultiTurnSFTDataset):
-    """`MultiTurnSFTDataset` with the pictures of `r1reward_verl.data.images`, without rows that would end the run.
+    """`MultiTurnSFTDataset` with the pictures of `r1reward_verl.media`, without rows that would end the run.
 
     `data.mm_processor_kwargs` (`min_pixels`, `max_pixels`) bounds the pictures as it does in RL; verl's own SFT
     dataset takes them in full size. Rows longer than `data.max_length` are left out before training, unless

@@ -23,9 +23,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from r1reward_verl.data.files import Rejects, replaced_folder, write_json
-from r1reward_verl.data.images import decoded, image_source
-from r1reward_verl.data.media import check_picture, resolve
 from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.rows import KINDS, Kind, Sample, columns_of, kind_of, number_of_rows, read_sample
 from r1reward_verl.data.statistics import (
@@ -41,7 +38,9 @@ from r1reward_verl.data.statistics import (
     ordered,
     uneven,
 )
-from r1reward_verl.reports.page import html_page, html_table, img, new_figure, png, thumbnail
+from r1reward_verl.media import check_picture, decoded, image_source, resolve, thumbnail
+from r1reward_verl.reports.page import html_page, html_table, img, new_figure, png
+from r1reward_verl.storage import Rejects, replaced_folder, write_json
 
 PAGE, FIGURES = "index.html", "statistics.json"
 _TITLE = "Preference data"

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1reward_verl.data.files import write_text
 from r1reward_verl.reports import gallery
 from r1reward_verl.reports.page import COLOURS, INK, PALE, html_page, html_table, img, new_figure, png, say_empty, tidy
 from r1reward_verl.reports.published import PUBLISHED, SOURCE
+from r1reward_verl.storage import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -484,7 +484,7 @@ def _reflection(runs: Sequence[Run]) -> str:
             which = "greedy" if sample == 0 else f"sample {sample}"
             parts.append(
                 f'<p class="excerpt"><span class="note">row {row}, {html.escape(order)}, {which}:</span> '
-                f"{gallery.excerpt(around)}</p>"
+                f"{gallery.marked_excerpt(around)}</p>"
             )
     return "".join(parts)
 

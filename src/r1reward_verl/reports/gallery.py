@@ -18,11 +18,11 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from r1reward_verl.data.media import check_picture, sampled
-from r1reward_verl.data.preference import shown
 from r1reward_verl.evaluation.reflection import corrections
 from r1reward_verl.judgement import parse
-from r1reward_verl.reports.page import img, thumbnail
+from r1reward_verl.media import check_picture, sampled, thumbnail
+from r1reward_verl.reports.page import img
+from r1reward_verl.text import excerpt
 
 CASES, JUDGEMENTS = "cases.jsonl", "judgements.jsonl"
 LABELS = {"chosen-first": 1, "rejected-first": 2}
@@ -205,7 +205,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
             if not isinstance(content, dict):
-                raise ValueError(f"{path}, line {number}: {shown(content)} instead of an object")
+                raise ValueError(f"{path}, line {number}: {excerpt(content)} instead of an object")
             yield number, content
 
 
@@ -213,8 +213,8 @@ def _key(line: Mapping[str, Any], path: Path, number: int) -> tuple[int, str, in
     row, order, sample, status = (line.get(name) for name in ("row", "order", "sample", "status"))
     if type(row) is not int or order not in LABELS or type(sample) is not int:
         raise ValueError(
-            f"{path}, line {number}: row {shown(row)}, order {shown(order)}, sample {shown(sample)}: not a judgement "
-            f"(order is one of {', '.join(LABELS)})"
+            f"{path}, line {number}: row {excerpt(row)}, order {excerpt(order)}, sample {excerpt(sample)}: not a "
+            f"judgement (order is one of {', '.join(LABELS)})"
         )
     return row, order, sample, str(status)
 
@@ -399,7 +399,7 @@ def _marked(text: str) -> str:
     return f'<div class="text" tabindex="0">{"".join(parts)}{html.escape(text[end:])}</div>'
 
 
-def excerpt(parts: tuple[str, str, str]) -> str:
+def marked_excerpt(parts: tuple[str, str, str]) -> str:
     """Return the surroundings of a turn as HTML, the turn marked."""
     before, turn, after = map(html.escape, parts)
     return f"{before}<mark>{turn}</mark>{after}"
@@ -424,7 +424,7 @@ def _pictures(media: Any) -> str:
         except (OSError, ValueError):
             picture = None
         if picture is None:
-            parts.append(f'<span class="note">not readable: {html.escape(shown(source))}</span>')
+            parts.append(f'<span class="note">not readable: {html.escape(excerpt(source))}</span>')
         else:
             parts.append(img(picture, f"picture {place + 1} of {len(sources)}"))
     if len(sources) > _FRAMES:

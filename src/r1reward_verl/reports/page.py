@@ -73,26 +73,6 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def thumbnail(image: Any, side: int = 512, *, smallest: bool = False) -> bytes | None:
-    """Return a picture (as `data.images.load_image` takes it) of at most `side` pixels a side, None if unreadable.
-
-    It is a PNG; with `smallest` a JPEG where that is smaller.
-    """
-    from r1reward_verl.data.images import load_image
-
-    try:
-        small = load_image(image).convert("RGB")
-    except (OSError, ValueError):
-        return None
-    small.thumbnail((side, side))
-    files = []
-    for settings in ({"format": "PNG"}, {"format": "JPEG", "quality": 80})[: 1 + smallest]:
-        buffer = io.BytesIO()
-        small.save(buffer, **settings)
-        files.append(buffer.getvalue())
-    return min(files, key=len)
-
-
 def img(picture: bytes, alt: str, css_class: str = "") -> str:
     """Return a PNG or JPEG file as an inline image."""
     kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from r1reward_verl.data.export import rl_row, rl_schema
-from r1reward_verl.data.files import write_json
 from r1reward_verl.data.preference import to_row
 from r1reward_verl.judgement import PROMPT, Choice, build_prompt
 from r1reward_verl.settings import Settings, setting
+from r1reward_verl.storage import write_json
 from r1reward_verl.toy import world
 from r1reward_verl.toy.judge import train_judge
 from r1reward_verl.toy.model import save_model

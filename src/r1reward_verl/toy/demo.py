@@ -30,11 +30,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from r1reward_verl.data.files import write_json
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.reports.training import table, training_curves, write_report
 from r1reward_verl.rewards.judges.base import SERVED_BY_VERL
 from r1reward_verl.settings import Settings, setting
+from r1reward_verl.storage import write_json
 from r1reward_verl.toy.build import Sizes, build
 from r1reward_verl.toy.teacher import MODEL
 

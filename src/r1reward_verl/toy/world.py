@@ -13,8 +13,9 @@ from typing import Literal
 
 from PIL import Image, ImageDraw
 
-from r1reward_verl.data.preference import Media, Preference
+from r1reward_verl.data.preference import Preference
 from r1reward_verl.judgement import Choice
+from r1reward_verl.media import Media
 
 SOURCE = "r1reward_toy"
 COLOURS: dict[str, tuple[int, int, int]] = {

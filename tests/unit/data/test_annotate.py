@@ -24,9 +24,10 @@ from PIL import Image
 
 from chat_server import Answer, ChatServer, completion
 from factories import bomb, png
-from r1reward_verl.data.annotate import AnnotationError, annotate, main, picture_url
-from r1reward_verl.data.preference import SCHEMA, Media, Preference, from_row, to_row
+from r1reward_verl.data.annotate import AnnotationError, annotate, main
+from r1reward_verl.data.preference import SCHEMA, Preference, from_row, to_row
 from r1reward_verl.judgement import parse
+from r1reward_verl.media import Media, data_uri
 
 KEY = "sk-t3acher+very/secret"
 PRICE = (2.0, 8.0)
@@ -381,7 +382,7 @@ def test_pictures_stand_in_their_order_before_or_after_the_text(tmp_path, out, p
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_a_picture_that_is_small_enough_is_sent_as_it_is(form):
     data = encoded(form, size=(20, 10))
-    assert picture_url(Media(data=data), 200) == f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}"
+    assert data_uri(Media(data=data), 200) == f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}"
 
 
 @pytest.mark.parametrize(
@@ -403,7 +404,7 @@ def test_a_picture_that_is_small_enough_is_sent_as_it_is(form):
     ids=["jpeg", "png", "palette", "alpha", "bitmap", "cmyk", "webp", "tall", "wide", "bmp", "tiff", "animation"],
 )
 def test_a_picture_that_is_too_large_or_of_another_format_is_encoded_anew(data, kind, size):
-    found, sent = decoded({"type": "image_url", "image_url": {"url": picture_url(Media(data=data), 500_000)}})
+    found, sent = decoded({"type": "image_url", "image_url": {"url": data_uri(Media(data=data), 500_000)}})
     picture = Image.open(io.BytesIO(sent))
     assert (found, picture.size) == (kind, size)
     red, green, blue = picture.convert("RGB").getpixel((0, 0))
@@ -414,7 +415,7 @@ def test_the_orientation_is_kept():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded("JPEG", size=(40, 20), exif=exif)
-    _, sent = decoded({"type": "image_url", "image_url": {"url": picture_url(Media(data=data), 200)}})
+    _, sent = decoded({"type": "image_url", "image_url": {"url": data_uri(Media(data=data), 200)}})
     picture = Image.open(io.BytesIO(sent))
     assert picture.size == (20, 10)
     assert picture.getexif()[0x0112] == 6

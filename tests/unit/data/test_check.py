@@ -13,10 +13,10 @@ from PIL import Image
 from factories import bomb, png
 from r1reward_verl.data.check import WAYS_OUT, check, main, recipe
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema
-from r1reward_verl.data.media import check_picture
-from r1reward_verl.data.preference import SCHEMA, Media, Preference, to_row
+from r1reward_verl.data.preference import SCHEMA, Preference, to_row
 from r1reward_verl.data.prompt_length import PromptLength
 from r1reward_verl.judgement import build_prompt
+from r1reward_verl.media import Media, check_picture
 
 
 def judgement(label):

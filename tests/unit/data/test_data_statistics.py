@@ -11,17 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from r1reward_verl.data.preference import Media, Preference
-from r1reward_verl.data.statistics import (
-    CLASSES,
-    OTHERS,
-    Lengths,
-    Statistics,
-    difficulty_of,
-    ordered,
-    plot,
-    uneven,
-)
+from r1reward_verl.data.preference import Preference
+from r1reward_verl.data.statistics import CLASSES, OTHERS, Lengths, Statistics, difficulty_of, ordered, plot, uneven
+from r1reward_verl.media import Media
 
 TRACE = "<think>Yes.</think><answer>1</answer>"
 ONE = Preference("1", "mine", "long", "What?", "A kite.", "A red bird.", 1, images=(Media("a"),))

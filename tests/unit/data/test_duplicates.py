@@ -12,7 +12,8 @@ from itertools import pairwise
 import pytest
 
 from r1reward_verl.data.duplicates import NearDuplicates, Seen, content, digest, normalised
-from r1reward_verl.data.preference import Media, Preference
+from r1reward_verl.data.preference import Preference
+from r1reward_verl.media import Media
 
 ALPHABETS = {
     "English": [

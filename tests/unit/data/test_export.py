@@ -15,8 +15,9 @@ from verl.trainer.sft_trainer import create_sft_dataset
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema, swap
-from r1reward_verl.data.preference import Media, Preference
+from r1reward_verl.data.preference import Preference
 from r1reward_verl.judgement import build_prompt, parse
+from r1reward_verl.media import Media
 from r1reward_verl.plugin.rl_dataset import PreferenceDataset
 from r1reward_verl.toy.model import build_processor
 

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from test_preference import FULL, preference
 
 from r1reward_verl.data import files
-from r1reward_verl.data.files import ParquetOutput, Rejects, excerpt, read_preferences, write_json, write_text
-from r1reward_verl.data.preference import SCHEMA, Media, Preference, from_row, to_row
+from r1reward_verl.data.files import read_preferences
+from r1reward_verl.data.preference import SCHEMA, Preference, from_row, to_row
 from r1reward_verl.data.readers import RowError
+from r1reward_verl.media import Media
+from r1reward_verl.storage import ParquetOutput, Rejects, shortened, write_json, write_text
 
 
 def parquet(path, rows, schema=SCHEMA, **options):
@@ -188,7 +190,7 @@ FULL_DISK = """
 import os, sys
 from pathlib import Path
 from r1reward_verl.data import files
-from r1reward_verl.data.files import ParquetOutput, write_text
+from r1reward_verl.storage import ParquetOutput, write_text
 from r1reward_verl.data.preference import SCHEMA
 path = Path(sys.argv[1])
 try:
@@ -294,7 +296,7 @@ def test_an_excerpt_can_be_written_as_json_whatever_it_holds():
         "deep": deep,
         "many": list(range(150)),
     }
-    found = json.loads(json.dumps(excerpt(value), allow_nan=False))
+    found = json.loads(json.dumps(shortened(value), allow_nan=False))
     assert found["text"] == "\ud83d"
     assert found["nan"] == "nan"
     assert found["time"].startswith("datetime.datetime(2020")

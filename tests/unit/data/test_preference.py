@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from r1reward_verl.data.preference import SCHEMA, Media, Preference, from_row, place, to_row
+from r1reward_verl.data.preference import SCHEMA, Preference, from_row, place, to_row
+from r1reward_verl.media import Media
 
 VALUES = {
     "id": "a-1",

@@ -16,9 +16,10 @@ import pytest
 
 from factories import png
 from r1reward_verl.data.export import rl_schema, sft_schema
-from r1reward_verl.data.preference import SCHEMA, Media, Preference, to_row
+from r1reward_verl.data.preference import SCHEMA, Preference, to_row
 from r1reward_verl.data.select import Difficulties, Rules, SelectionError, main, select
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS
+from r1reward_verl.media import Media
 
 RUN = "import sys; from r1reward_verl.data.select import main; sys.exit(main(sys.argv[1:]))"
 

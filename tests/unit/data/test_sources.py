@@ -9,9 +9,10 @@ from itertools import combinations
 import pytest
 
 from factories import png
-from r1reward_verl.data.preference import Media, Preference
+from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import read_rows
 from r1reward_verl.data.sources import GROUP, SOURCES, Skipped, load_source, media, medias, source_names
+from r1reward_verl.media import Media
 from source_files import (
     MM_RLHF_PAIRS,
     MM_RLHF_RANKINGS,

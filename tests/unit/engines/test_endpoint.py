@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from chat_server import Answer, ChatServer, completion
-from r1reward_verl.data.preference import Media
 from r1reward_verl.engines.base import EngineError, Prompt, Sampling, Work
 from r1reward_verl.engines.endpoint import EndpointEngine
+from r1reward_verl.media import Media
 
 TEXT = "<think>t</think><answer>1</answer>"
 

@@ -100,7 +100,7 @@ def test_workers_end_when_nobody_wants_more_and_when_the_parent_is_killed():
 
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from test_vllm_engine import cases, pool\n"
+        "from test_vllm import cases, pool\n"
         "if __name__ == '__main__':\n"
         "    workers = pool('slow'); next(workers.generate(cases(1000)))\n"
         "    print(workers._workers[0][0].pid, flush=True); time.sleep(60)\n"

@@ -8,9 +8,10 @@ import pytest
 
 import benchmark_files
 from benchmark_files import jsonl, mm_rows, multimodal_rows, parquet, png, vl_hub_rows, vl_rows, write
-from r1reward_verl.data.preference import SCHEMA, Media, to_row
+from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case, missing
+from r1reward_verl.media import Media
 
 VL, MM, MULTIMODAL, PREFERENCES = (
     BENCHMARKS[name] for name in ("vl-rewardbench", "mm-rlhf-rewardbench", "multimodal-rewardbench", "preferences")

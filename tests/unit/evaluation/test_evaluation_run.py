@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from benchmark_files import png, write
-from r1reward_verl.data.preference import Media
 from r1reward_verl.engines.base import EngineError, Judgement, Sampling, without
 from r1reward_verl.evaluation import run
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case
 from r1reward_verl.evaluation.folder import StoreError
 from r1reward_verl.evaluation.run import EvaluationError, evaluate, fingerprint_model, main, orders_of, table
 from r1reward_verl.judgement import build_prompt
+from r1reward_verl.media import Media
 
 ORACLE = {"chosen-first": "1", "rejected-first": "2"}
 

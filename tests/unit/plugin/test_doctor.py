@@ -13,15 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from r1reward_verl.plugin import doctor
-from r1reward_verl.plugin.doctor import (
-    GB,
-    check_disk,
-    check_memory,
-    check_shared_memory,
-    compose,
-    diagnose,
-    parameters,
-)
+from r1reward_verl.plugin.doctor import GB, check_disk, check_memory, check_shared_memory, compose, diagnose, parameters
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from factories import bomb, png
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema
-from r1reward_verl.data.preference import SCHEMA, Media, Preference, to_row
+from r1reward_verl.data.preference import SCHEMA, Preference, to_row
+from r1reward_verl.media import Media
 from r1reward_verl.reports.data import ReportError, main, report
 
 PLOTS = ["difficulty.png", "labels.png", "lengths.png", "media.png", "sources.png"]

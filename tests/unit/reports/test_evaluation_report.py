@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from r1reward_verl.data.preference import SCHEMA, Media, Preference, to_row
+from r1reward_verl.data.preference import SCHEMA, Preference, to_row
+from r1reward_verl.media import Media
 from r1reward_verl.reports import gallery
 from r1reward_verl.reports.evaluation import load_runs, main, published_table, write_report
 from r1reward_verl.reports.gallery import Scan, choose, read_shown, scan

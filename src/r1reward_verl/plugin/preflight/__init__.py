@@ -736,7 +736,7 @@ def _path_faults(config: DictConfig, file: Any, image_key: str) -> Iterator[_Fau
     The encoded pictures of a file can be larger than memory: they are not read, unless some pictures have bytes, some
     have none and those have a path.
     """
-    from r1reward_verl.data.images import image_source, is_remote, missing_file
+    from r1reward_verl.media import image_source, is_remote, missing_file
 
     leaves = _leaves(file, image_key)
     if not leaves:
@@ -806,8 +806,8 @@ def _rows(file: Any, columns: list[str], batch_size: int = 8192) -> Iterator[tup
 
 
 def image_fault(image: Any) -> str | None:
-    """Say why `r1reward_verl.data.images.load_image` cannot read a picture, or None; addresses pass, unfetched."""
-    from r1reward_verl.data.images import image_source, is_remote, load_image
+    """Say why `r1reward_verl.media.load_image` cannot read a picture, or None; addresses pass, unfetched."""
+    from r1reward_verl.media import image_source, is_remote, load_image
 
     if is_remote(image_source(image)):
         return None

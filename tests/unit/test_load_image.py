@@ -6,7 +6,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from r1reward_verl.data.images import for_verl, load_image
+from r1reward_verl.media import for_verl, load_image
 
 
 def png(colour="green", size=(8, 6)):

@@ -11,18 +11,10 @@ import pytest
 from PIL import Image, ImageFile
 
 from factories import bomb, png
-from r1reward_verl.data import media
-from r1reward_verl.data.media import (
-    MediaSettler,
-    NoMediaRoot,
-    Store,
-    check_picture,
-    frame_names,
-    resolve,
-    sampled,
-    video_frames,
-)
-from r1reward_verl.data.preference import Media, Preference
+from r1reward_verl import media
+from r1reward_verl.data.media_folder import MediaFolder, MediaSettler, NoMediaRoot
+from r1reward_verl.data.preference import Preference
+from r1reward_verl.media import Media, check_picture, frame_names, resolve, sampled, video_frames
 
 
 def put(path, data=None):
@@ -196,7 +188,7 @@ def settle(root, found, *, store=None, frames=4, check=True):
 
 def test_files_are_referenced_and_bytes_get_a_file(tmp_path):
     put(tmp_path / "root" / "a.png", png("red"))
-    store = Store(tmp_path / "out.media")
+    store = MediaFolder(tmp_path / "out.media")
     settled = settle(tmp_path / "root", preference(Media("a.png"), Media(data=png())), store=store)
     store.commit()
     named, stored = settled.images
@@ -215,7 +207,7 @@ def test_without_a_store_all_is_inlined(tmp_path):
 def test_unchecked_paths_stay_and_nothing_is_opened(tmp_path):
     found = preference(Media("nowhere.png"), video=(Media("clip"),))
     assert settle(None, found, check=False) == found
-    store = Store(tmp_path / "m")
+    store = MediaFolder(tmp_path / "m")
     (image,) = settle(None, preference(Media(data=b"anything")), store=store, check=False).images
     assert image.path == str(tmp_path / "m" / f"{image.sha256}.bin")
 
@@ -232,7 +224,7 @@ def test_videos_become_frames(tmp_path):
     for index, name in enumerate(names):
         put(tmp_path / name, png(size=(4, 4 + index)))
     write_video(tmp_path / "v.mp4")
-    store = Store(tmp_path / "out.media")
+    store = MediaFolder(tmp_path / "out.media")
     expected = [str(tmp_path / names[position]) for position in (0, 3, 6, 10)]
     folder = settle(tmp_path, preference(video=(Media("clip"),)), store=store)
     assert [frame.path for frame in folder.video] == expected
@@ -255,15 +247,15 @@ def test_a_frame_that_leads_out_of_the_root_is_refused(tmp_path):
 
 
 def test_a_store_is_there_when_it_is_complete_and_keeps_what_was_there(tmp_path):
-    first = Store(tmp_path / "m")
+    first = MediaFolder(tmp_path / "m")
     first.put(png(), "0" * 64)
     assert not (tmp_path / "m").exists()
     first.commit()
-    second = Store(tmp_path / "m")
+    second = MediaFolder(tmp_path / "m")
     second.put(png("red"), "1" * 64)
     second.commit()
     assert sorted(os.listdir(tmp_path / "m")) == ["0" * 64 + ".png", "1" * 64 + ".png"]
-    third = Store(tmp_path / "m")
+    third = MediaFolder(tmp_path / "m")
     third.put(png("blue"), "2" * 64)
     third.discard()
     assert sorted(os.listdir(tmp_path)) == ["m"]

@@ -1,0 +1,171 @@
+"""Where the media of preferences go: paths below one folder, bytes into files named after their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from r1reward_verl.data.preference import Preference
+from r1reward_verl.media import PICTURE_SUFFIXES, Media, check_picture, frame_names, resolve, sampled, video_frames
+from r1reward_verl.text import excerpt
+
+_BEGINNINGS = (
+    (re.compile(rb"\xff\xd8\xff"), "jpg"),
+    (re.compile(rb"\x89PNG"), "png"),
+    (re.compile(rb"GIF8"), "gif"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
+    (re.compile(rb"BM"), "bmp"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "tif"),
+    (re.compile(rb"....ftyp", re.DOTALL), "mp4"),
+)
+
+
+class NoMediaRoot(RuntimeError):
+    """A path was met, and nobody said below which folder it is meant."""
+
+
+class MediaFolder:
+    """A folder of files named after their sha256, which gets its name when all of them are there.
+
+    Until `commit` it is called `<folder>.partial`; what an earlier run left there is deleted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.partial = self.folder.with_name(f"{folder.name}.partial")
+        self.discard()
+
+    def put(self, data: bytes, sha256: str) -> str:
+        """Write a file unless it is there, and return the path that it will have; thread-safe.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        suffix = next((suffix for beginning, suffix in _BEGINNINGS if beginning.match(data)), "bin")
+        name = f"{sha256}.{suffix}"
+        written = self.partial / name
+        if not written.exists():
+            self.partial.mkdir(exist_ok=True)
+            draft = self.partial / f"{name}.{threading.get_ident()}"
+            draft.write_bytes(data)
+            draft.replace(written)
+        return str(self.folder / name)
+
+    def commit(self) -> None:
+        """Give the files their names; those of an earlier run stay beside them."""
+        if not self.partial.is_dir():
+            return
+        if self.folder.is_dir():
+            for file in self.partial.iterdir():
+                file.replace(self.folder / file.name)
+            self.partial.rmdir()
+        else:
+            self.partial.rename(self.folder)
+
+    def discard(self) -> None:
+        """Delete what was not committed."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+class MediaSettler:
+    """Finds, checks and hashes the media of preferences, and gives those without a file one. Thread-safe.
+
+    Args:
+        root: folder below which paths are meant; None if there are none.
+        store: where bytes go; None leaves them in the preference, and puts the content of checked files there, too.
+        frames: at most so many of a video.
+        check: whether files are opened at all. If not, paths stay as they are, and videos unsampled.
+
+    Raises:
+        ValueError: `root` is no folder.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str] | None, store: MediaFolder | None, frames: int, check: bool
+    ) -> None:
+        if root is not None and not os.path.isdir(root):
+            raise ValueError(f"the media root {os.fspath(root)!r} is no folder")
+        self.root = None if root is None else os.path.realpath(root)
+        self.store = store
+        self.frames = frames
+        self.check = check
+        # Data sets ask several questions about a picture, mostly in rows that follow each other.
+        self._checked = lru_cache(maxsize=4096)(check_picture)
+
+    def settle(self, preferences: Sequence[Preference]) -> list[Preference]:
+        """Return the preferences of one row with their media settled.
+
+        Raises:
+            ValueError: a file is missing, outside of the root, too large or no picture.
+            NoMediaRoot: a path, and no root.
+            OSError: a file cannot be written.
+        """
+        known: dict[Media, Media] = {}
+        videos: dict[tuple[Media, ...], tuple[Media, ...]] = {}
+
+        def picture(media: Media) -> Media:
+            if media not in known:
+                known[media] = self._picture(media)
+            return known[media]
+
+        settled = []
+        for preference in preferences:
+            video = preference.video
+            if video is not None:
+                if video not in videos:
+                    videos[video] = self._video(video)
+                video = videos[video]
+            settled.append(replace(preference, images=tuple(map(picture, preference.images)), video=video))
+        return settled
+
+    def _picture(self, media: Media) -> Media:
+        if media.data is not None:
+            sha256 = check_picture(media.data) if self.check else hashlib.sha256(media.data).hexdigest()
+            return self._stored(media.data, sha256)
+        return self._file(self._resolved(str(media.path))) if self.check else media
+
+    def _video(self, video: tuple[Media, ...]) -> tuple[Media, ...]:
+        if not self.check:
+            return tuple(map(self._picture, video))
+        if len(video) > 1:
+            return tuple(self._picture(video[position]) for position in sampled(len(video), self.frames))
+        source: str | bytes
+        if video[0].data is not None:
+            source = video[0].data
+            single = source[:4].startswith((b"\xff\xd8\xff", b"\x89PNG"))
+        else:
+            source = self._resolved(str(video[0].path))
+            if os.path.isdir(source):
+                names = frame_names(source, self.frames)
+                return tuple(self._file(self._resolved(os.path.join(source, name))) for name in names)
+            single = os.path.splitext(source)[1].lower() in PICTURE_SUFFIXES
+        if single:
+            return (self._picture(video[0]),)
+        frames = video_frames(source, self.frames)
+        return tuple(self._stored(frame, hashlib.sha256(frame).hexdigest()) for frame in frames)
+
+    def _resolved(self, path: str) -> str:
+        if self.root is None:
+            raise NoMediaRoot(f"a row names the file {excerpt(path)}: say below which folder it is meant")
+        return resolve(self.root, path)
+
+    def _file(self, path: str) -> Media:
+        sha256 = self._checked(path)
+        if self.store is not None:
+            return Media(path=path, sha256=sha256)
+        try:
+            return Media(data=Path(path).read_bytes(), sha256=sha256)
+        except OSError as error:
+            raise ValueError(f"a picture that cannot be opened ({excerpt(path)}: {error})") from error
+
+    def _stored(self, data: bytes, sha256: str) -> Media:
+        if self.store is None:
+            return Media(data=data, sha256=sha256)
+        return Media(path=self.store.put(data, sha256), sha256=sha256)
