@@ -31,10 +31,11 @@ $(READY): requirements/cpu.txt setup.cfg pyproject.toml
 demo: setup  ## run everything on a toy world: cold start, StableReinforce, evaluation, report (JUDGE=pool: a judge model)
 	$(BIN)/r1reward demo --install-seconds `cat $(READY)` $(if $(JUDGE),--judge $(JUDGE)) $(DEMO)
 
-lint: setup  ## check style and types
+lint: setup  ## check style, types and which module imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint  ## run lint and all tests, the end-to-end ones included
 	$(BIN)/python -m pytest $(TESTS)
@@ -43,8 +44,8 @@ bench: setup  ## measure beside the peer; tables to the screen, figures to bench
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove what make and the demo wrote
-	rm -rf $(VENV) .install-start outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .install-start outputs build dist site .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 
 requirements: setup  ## pin the versions anew (for maintainers)
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-annotate --no-header --no-emit-index-url \
-	  --override requirements/override.txt --extra cpu --extra dev setup.cfg -o requirements/cpu.txt
+	  --override requirements/override.txt --extra cpu --extra dev --extra docs setup.cfg -o requirements/cpu.txt
