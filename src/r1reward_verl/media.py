@@ -403,19 +403,31 @@ def _encoded(picture: Any, form: str, max_pixels: int) -> tuple[str, bytes]:
     return form, file.getvalue()
 
 
-def thumbnail(image: Any, side: int = 512, *, smallest: bool = False) -> bytes | None:
-    """Return a picture (as `load_image` takes it) of at most `side` pixels a side, None if unreadable.
+def thumbnail(image: Any, side: int, root: str | None = None) -> bytes:
+    """Return a copy of a picture with sides of at most `side` pixels as a PNG or JPEG file, whichever is smaller.
 
-    It is a PNG; with `smallest` a JPEG where that is smaller.
+    Args:
+        image: as `load_image` takes it, or a data URI.
+        side: in pixels.
+        root: folder of relative paths, without symlinks in its own path; None for the working directory.
+
+    Raises:
+        OSError, ValueError: as `resolve`, `check_picture` and `load_image`.
     """
-    try:
-        small = load_image(image).convert("RGB")
-    except (OSError, ValueError):
-        return None
-    small.thumbnail((side, side))
+    source = image_source(image)
+    if isinstance(source, str) and source.startswith("data:"):
+        source = decoded(source)
+    elif isinstance(source, str):
+        source = source.removeprefix("file://")
+        if root is not None and not os.path.isabs(source):
+            source = resolve(root, source)
+    if isinstance(source, str | bytes):
+        check_picture(source)
+    copy = load_image(source).convert("RGB")
+    copy.thumbnail((side, side))
     files = []
-    for settings in ({"format": "PNG"}, {"format": "JPEG", "quality": 80})[: 1 + smallest]:
+    for settings in ({"format": "PNG"}, {"format": "JPEG", "quality": 80}):
         buffer = io.BytesIO()
-        small.save(buffer, **settings)
+        copy.save(buffer, **settings)
         files.append(buffer.getvalue())
     return min(files, key=len)

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from chromium import Chromium
 
-from r1reward_verl.reports.evaluation import load_runs, write_report
+from r1reward_verl.reports.evaluation import load_runs, write_evaluation_report
 from run_folder import case, judged, judgement, picture, says, write_run
 
 CATEGORIES = ("general", "hallucination", 'a "quoted" <category> & co')
@@ -35,7 +35,7 @@ def page(tmp_path_factory):
         write_run(folder / "first", cases, lines, samples=1),
         write_run(folder / "second", cases[:1], judged(1, 2, 1)),
     ]
-    with Chromium(write_report(load_runs(runs), folder / "report")) as browser:
+    with Chromium(write_evaluation_report(load_runs(runs), folder / "report")) as browser:
         yield browser
 
 
@@ -87,7 +87,7 @@ def test_the_page_opens_with_everything(page):
     assert found["told"] == "8 of 8 cases"
     text = page.run("return page.document.body.innerText")
     assert "R1-Reward (published, not run here)" in text
-    assert "8 of 8 judged cases are shown, 6 of the 6 that went wrong among them." in text
+    assert "8 of 8 judged cases are shown, among them 6 of the 6 failures" in text
 
 
 def test_pictures_and_plots_are_really_shown(page):
@@ -203,7 +203,7 @@ def test_texts_neither_run_nor_load_anything(tmp_path, server):
     metrics = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").write_text(json.dumps({**metrics, "failed": attack}))
 
-    with Chromium(write_report(load_runs([run]), tmp_path / "report")) as page:
+    with Chromium(write_evaluation_report(load_runs([run]), tmp_path / "report")) as page:
         assert page.run("return page.document.querySelectorAll('article').length") == 2
         assert page.run("return page.document.querySelector('article .question').innerText") == attack
         choose(page, category=f"{attack}2")

@@ -1,66 +1,81 @@
-"""`r1reward data report FILE... OUT_DIR`: what data files look like, as plots, tables and rows to read.
+"""The report of data files: plots, tables, and rows to read.
 
-OUT_DIR/index.html        everything on one page that needs nothing beside it
+OUT_DIR/index.html        everything on one page that loads nothing
 OUT_DIR/*.png             its plots
 OUT_DIR/statistics.json   the figures of each file
-OUT_DIR.rejects.jsonl     each row that cannot be read, with its file, number and reason; absent if there is none
+OUT_DIR.rejects.jsonl     each unreadable row with its file, number and reason; absent if there is none
 
-A FILE holds preferences, or what `r1reward data select` makes of them (see `r1reward_verl.data.rows`). OUT_DIR appears
+A file holds preferences, or what `r1reward data select` makes of them (see `r1reward_verl.data.rows`). OUT_DIR appears
 when all of it is written, and replaces an earlier report only.
 """
 
 from __future__ import annotations
 
-import argparse
-import html
 import os
 import random
-import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from r1reward_verl.data.plots import (
+    TITLES,
+    Sets,
+    draw_balance,
+    draw_counts,
+    draw_text_lengths,
+    group_title,
+    groups,
+)
 from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.rows import KINDS, Kind, Sample, columns_of, kind_of, number_of_rows, read_sample
-from r1reward_verl.data.statistics import (
-    Sets,
-    Statistics,
-    draw_difficulty,
-    draw_labels,
-    draw_lengths,
-    draw_media,
-    draw_preferred,
-    draw_sources,
-    legend,
-    ordered,
-    uneven,
-)
-from r1reward_verl.media import check_picture, decoded, image_source, resolve, thumbnail
-from r1reward_verl.reports.page import html_page, html_table, img, new_figure, png
+from r1reward_verl.data.statistics import Statistics, ordered, uneven
+from r1reward_verl.errors import R1RewardError
+from r1reward_verl.plots import draw_legend, new_figure, png
+from r1reward_verl.reports.page import UNKNOWN, Section, Table, short_names, small_picture, write_page, write_plots
+from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import Rejects, replaced_folder, write_json
 
 PAGE, FIGURES = "index.html", "statistics.json"
-_TITLE = "Preference data"
-_SAMPLES = 3  # of each difficulty of a file
-_DIFFICULTIES = 8  # that are shown of a file
-_TEXT = 3_000  # characters of a text in the gallery
+_PLOTS: dict[str, tuple[str, Sequence[tuple[Callable[..., None], str]]]] = {
+    "difficulty.png": ("Difficulty", [(draw_counts, "difficulties")]),
+    "labels.png": (
+        "Balance of labels",
+        [(draw_counts, "labels"), (draw_balance, "sources"), (draw_balance, "difficulties")],
+    ),
+    "lengths.png": ("Lengths", [(draw_text_lengths, text) for text in ("question", "response", "trace")]),
+    "sources.png": ("Sources and categories", [(draw_counts, "sources"), (draw_counts, "categories")]),
+    "media.png": (
+        "Preferred responses and media",
+        [(draw_counts, "preferred"), (draw_counts, "images"), (draw_counts, "frames")],
+    ),
+}
+"""File of a plot -> its title, and for each of its panels what draws it and what it draws."""
 _TABLE_ROWS = 30
+_EXAMPLES = 3  # rows of each difficulty of a file
+_DIFFICULTIES = 8  # difficulties of a file that have examples
 _PICTURES = 4  # of a row
-_CLASSES = {True: "right", False: "wrong"}
-_ANSWERS = {1: "response 1 is better", 2: "response 2 is better", None: "no label"}
 
 
-class ReportError(RuntimeError):
+class DataReportError(R1RewardError):
     """Too little of the input could be read."""
 
 
-class _Gallery:
-    """A few rows of each difficulty, each of them with the same chance."""
+class DataReportSettings(Settings, frozen=True, kw_only=True):
+    """How a data report is made."""
 
-    def __init__(self, seed: int) -> None:
+    media: Annotated[str | None, setting("Folder of the media with relative paths.", metavar="ROOT")] = None
+    model: Annotated[str | None, setting("Folder or name of a model: count lengths in its tokens, too.")] = None
+    max_rejects: Annotated[
+        float, setting("Largest share of a file's rows that may be unreadable.", metavar="SHARE", ge=0, le=1)
+    ] = 0.05
+
+
+class _Examples:
+    """A few rows of each difficulty, all drawn with the same chance."""
+
+    def __init__(self, seed: int = 0) -> None:
         self.random = random.Random(seed)
         self.seen: Counter[str] = Counter()
         self.samples: dict[str, list[Sample]] = {}
@@ -70,91 +85,85 @@ class _Gallery:
             return
         kept = self.samples.setdefault(sample.difficulty, [])
         self.seen[sample.difficulty] += 1
-        if len(kept) < _SAMPLES:
+        if len(kept) < _EXAMPLES:
             kept.append(sample)
-        elif (place := self.random.randrange(self.seen[sample.difficulty])) < _SAMPLES:
+        elif (place := self.random.randrange(self.seen[sample.difficulty])) < _EXAMPLES:
             kept[place] = sample
 
+    def groups(self, root: str | None) -> Iterator[tuple[str, list[tuple[Sample, list[bytes | str]]]]]:
+        """Yield the examples of each difficulty as the page shows them."""
+        for name in ordered(self.samples):
+            title = f"solved at attempt {name}" if name.isdecimal() else group_title("difficulties", name)
+            rows = [(sample, _pictures(sample, root)) for sample in self.samples[name]]
+            yield f"{title} ({self.seen[name]:,} rows)", rows
 
-def report(
+
+def write_data_report(
     files: Sequence[str | os.PathLike[str]],
     out_dir: str | os.PathLike[str],
+    settings: DataReportSettings | None = None,
     *,
-    media_root: str | os.PathLike[str] | None = None,
-    model: str | None = None,
-    max_rejects: float = 0.05,
     progress: bool | None = None,
 ) -> dict[str, Statistics]:
     """Write the report of data files.
 
     Args:
-        files: of preferences, RL rows or SFT rows.
-        out_dir: folder to write. One that is there must be empty or an earlier report, which is replaced at the end.
-        media_root: folder below which relative paths are meant; None for the working directory.
-        model: folder or name of the checkpoint whose tokenizer measures the texts; None for characters only.
-        max_rejects: greatest share of a file's rows that may be unreadable.
+        files: preferences, RL rows or SFT rows.
+        out_dir: folder to write; if it exists, it must be empty or an earlier report, which is replaced at the end.
+        settings: None for the defaults.
         progress: whether to show a bar; None for on terminals only.
 
     Returns:
-        The statistics of each file by the name it has in the report.
+        The statistics of each file by its name in the report.
 
     Raises:
         ValueError, FileNotFoundError: an argument cannot be used; nothing has been written.
-        ReportError: a file has too many unreadable rows, or none at all.
+        DataReportError: a file has too many unreadable rows, or no rows.
         OSError: the disk is full, for example. In the last two cases `out_dir` is as it was before.
     """
-    out = Path(out_dir)
-    _check_arguments(files, out, media_root, max_rejects)
-    names = _names([os.fspath(file) for file in files])
+    settings, out = settings or DataReportSettings(), Path(out_dir)
+    if settings.media is not None and not os.path.isdir(settings.media):
+        raise ValueError(f"the media root {settings.media!r} is no folder")
+    _check_out(out)
+    names = short_names(
+        [os.fspath(file) for file in files], lambda path: Path(path).name.removesuffix(".gz").rpartition(".")[0]
+    )
     kinds = {name: _kind(path) for name, path in names.items()}
-    tokens = None if model is None else _tokenizer(model)
-    root = None if media_root is None else os.path.realpath(media_root)
+    tokens = None if settings.model is None else _tokenizer(settings.model)
     sets: dict[str, Statistics] = {}
-    galleries: dict[str, _Gallery] = {}
+    examples: dict[str, _Examples] = {}
     with ExitStack() as stack:
         partial = stack.enter_context(replaced_folder(out))
         rejects = stack.enter_context(closing(Rejects(out.with_name(f"{out.name}.rejects.jsonl"))))
         for name, path in names.items():
-            sets[name], galleries[name] = Statistics(tokens), _Gallery(0)
-            rejected = _read(path, kinds[name], sets[name], galleries[name], rejects, progress)
+            sets[name], examples[name] = Statistics(tokens), _Examples()
+            rejected = _read(path, kinds[name], sets[name], examples[name], rejects, progress)
             read = sets[name].rows + rejected
-            if rejected > max_rejects * read or not sets[name].rows:
+            if rejected > settings.max_rejects * read or not sets[name].rows:
                 rejects.close()
-                raise ReportError(
-                    f"{rejected:,} of {read:,} rows of {path} cannot be read: see {rejects.path}"
-                    if rejected
-                    else f"{path} has no rows"
-                )
-        _write(partial, sets, {name: (names[name], KINDS[kinds[name]]) for name in names}, galleries, root)
+                reason = f"{rejected:,} of {read:,} rows of {path} cannot be read: see {rejects.path}"
+                raise DataReportError(f"{reason if rejected else f'{path} has no rows'}; {out} was not written")
+        write_json(partial / FIGURES, {name: one.card() for name, one in sets.items()})
+        sections = [_section(plot, sets) for plot in _PLOTS]
+        write_plots(partial, sections)
+        root = None if settings.media is None else os.path.realpath(settings.media)
+        write_page(
+            partial / PAGE,
+            "data.html",
+            title="Preference data",
+            overview=_overview(sets, {name: KINDS[kind] for name, kind in kinds.items()}),
+            uneven={name: uneven(one.labels) for name, one in sets.items()},
+            sections=sections,
+            examples={name: one.groups(root) for name, one in examples.items()},
+        )
     return sets
 
 
-def _check_arguments(
-    files: Sequence[str | os.PathLike[str]], out: Path, media_root: str | os.PathLike[str] | None, max_rejects: float
-) -> None:
-    if not files:
-        raise ValueError("there is no input file")
-    if media_root is not None and not os.path.isdir(media_root):
-        raise ValueError(f"the media root {os.fspath(media_root)!r} is no folder")
-    if not 0 <= max_rejects <= 1:
-        raise ValueError(f"the greatest share of rejects is {max_rejects}, not between 0 and 1")
-    if out.exists() or out.is_symlink():
-        if not out.is_dir() or out.is_symlink():
-            raise ValueError(f"the output {str(out)!r} is no folder")
-        if foreign := sorted(set(os.listdir(out)) - {PAGE, FIGURES, *_PLOTS}):
-            raise ValueError(f"the folder {str(out)!r} holds {foreign[0]!r}, which no report wrote: name another one")
-
-
-def _names(paths: Sequence[str]) -> dict[str, str]:
-    """Name files as shortly as they can be told apart."""
-    stems = [Path(path).name.removesuffix(".gz").rpartition(".")[0] for path in paths]
-    names: dict[str, str] = {}
-    for stem, path in zip(stems, paths, strict=True):
-        name = stem if stems.count(stem) == 1 else path
-        if name in names:
-            raise ValueError(f"the input {path!r} is given twice")
-        names[name] = path
-    return names
+def _check_out(out: Path) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ValueError(f"the output {str(out)!r} is no folder")
+    if out.exists() and (foreign := sorted(set(os.listdir(out)) - {PAGE, FIGURES, *_PLOTS})):
+        raise ValueError(f"the folder {str(out)!r} holds {foreign[0]!r}, which no report wrote: name another one")
 
 
 def _kind(path: str) -> Kind:
@@ -169,7 +178,7 @@ def _kind(path: str) -> Kind:
 
 
 def _tokenizer(model: str) -> Callable[[str], int]:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer  # heavy, and needed with `model` only
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -179,15 +188,14 @@ def _tokenizer(model: str) -> Callable[[str], int]:
 
 
 def _read(
-    path: str, kind: Kind, statistics: Statistics, gallery: _Gallery, rejects: Rejects, progress: bool | None
+    path: str, kind: Kind, statistics: Statistics, examples: _Examples, rejects: Rejects, progress: bool | None
 ) -> int:
     """Count the rows of a file; return how many cannot be read."""
     from tqdm import tqdm
 
     rejected = 0
     hidden = None if progress is None else not progress
-    rows = tqdm(read_rows(path), desc=path, total=number_of_rows(path), unit="row", disable=hidden)
-    for item in rows:
+    for item in tqdm(read_rows(path), desc=path, total=number_of_rows(path), unit="row", disable=hidden):
         if isinstance(item, RowError):
             rejects.add(path, item.number, item.reason, item.raw)
             rejected += item.rows or 1
@@ -199,265 +207,87 @@ def _read(
             rejected += 1
         else:
             statistics.add_sample(sample)
-            gallery.add(sample)
+            examples.add(sample)
     return rejected
 
 
-# Plots
+def _section(plot: str, sets: Sets) -> Section:
+    """Return the part of the page for one of the plots."""
+    title, panels = _PLOTS[plot]
+    figure = new_figure(8 if len(panels) == 1 else 12, 3.9)
+    for axes, (draw, what) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
+        draw(axes, sets, what)
+    draw_legend(figure, [*sets])
+    if plot == "lengths.png":
+        tables = [_lengths(sets)]
+    else:
+        tables = [(_counts if draw is draw_counts else _balance)(sets, what) for draw, what in panels]
+    return Section(title, tables, (plot, png(figure)))
 
 
-def _draw_labels(figure: Any, sets: Sets) -> None:
-    panels = figure.subplots(1, 3)
-    draw_labels(panels[0], sets)
-    draw_labels(panels[1], sets, "sources")
-    draw_labels(panels[2], sets, "difficulties")
-
-
-def _draw_lengths(figure: Any, sets: Sets) -> None:
-    for axes, text in zip(figure.subplots(1, 3), ("question", "response", "trace"), strict=True):
-        draw_lengths(axes, sets, text)
-
-
-def _draw_sources(figure: Any, sets: Sets) -> None:
-    for axes, groups in zip(figure.subplots(1, 2), ("sources", "categories"), strict=True):
-        draw_sources(axes, sets, groups)
-
-
-def _draw_rest(figure: Any, sets: Sets) -> None:
-    preferred, images, frames = figure.subplots(1, 3)
-    draw_preferred(preferred, sets)
-    draw_media(images, sets, "images")
-    draw_media(frames, sets, "frames")
-
-
-def _draw_difficulty(figure: Any, sets: Sets) -> None:
-    draw_difficulty(figure.subplots(), sets)
-
-
-_PLOTS: dict[str, tuple[str, float, Callable[[Any, Sets], None]]] = {
-    "difficulty.png": ("Difficulty", 8, _draw_difficulty),
-    "labels.png": ("Balance of labels", 12, _draw_labels),
-    "lengths.png": ("Lengths", 12, _draw_lengths),
-    "sources.png": ("Sources and categories", 12, _draw_sources),
-    "media.png": ("Which response is preferred, and media", 12, _draw_rest),
-}
-"""By the name of the file: its title, its width in inches and what draws it."""
-
-
-# The page
-
-
-def _write(
-    folder: Path,
-    sets: Sets,
-    about: Mapping[str, tuple[str, str]],
-    galleries: Mapping[str, _Gallery],
-    root: str | None,
-) -> None:
-    write_json(folder / FIGURES, {name: one.card() for name, one in sets.items()})
-    body = [_overview(sets, about)]
-    for name, (title, width, draw) in _PLOTS.items():
-        figure = new_figure(width, 3.9)
-        draw(figure, sets)
-        legend(figure, sets)
-        picture = png(figure)
-        (folder / name).write_bytes(picture)
-        body.append(f"<h2>{title}</h2>{img(picture, title, 'plot')}{_tables(name, sets)}")
-    for name, gallery in galleries.items():
-        body.append(f"<h2>Rows of {html.escape(name)}</h2>{''.join(_gallery(gallery, root))}")
-    page = html_page(_TITLE, "".join(body))
-    (folder / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
-
-
-def _overview(sets: Sets, about: Mapping[str, tuple[str, str]]) -> str:
+def _overview(sets: Sets, kinds: Mapping[str, str]) -> Table:
     rows = []
     for name, one in sets.items():
         labels = one.labels
-        difficulties = one.difficulties
+        annotated = one.rows - one.difficulties["none"]
         rows.append(
             [
                 name,
-                about[name][1],
+                kinds[name],
                 f"{one.rows:,}",
                 f"{_percent(labels['1'], sum(labels.values()))} : {_percent(labels['2'], sum(labels.values()))}",
-                _percent(difficulties["unsolved"], one.rows - difficulties["none"]),
+                _percent(one.difficulties["unsolved"], annotated),
                 _percent(one.preferred["longer"], sum(one.preferred.values())),
             ]
         )
-    header = ["file", "holds", "rows", "labels 1 : 2", "never solved", "the longer is better"]
-    notes = "".join(
-        f'<p class="note">{html.escape(name)}: {found[1]:.1%} of the labels are {found[0]}, which a model learns.</p>'
-        for name, one in sets.items()
-        if (found := uneven(one.labels))
-    )
-    return html_table(header, rows) + notes
+    return Table(["File", "Content", "Rows", "Labels 1 : 2", "Never solved", "Longer response is better"], rows)
 
 
-def _tables(plot: str, sets: Sets) -> str:
-    if plot == "difficulty.png":
-        names = ordered({name for one in sets.values() for name in one.difficulties})
-        return _counts("attempts", sets, names, [one.difficulties for one in sets.values()])
-    if plot == "labels.png":
-        return _balance("source", sets) + _balance("difficulty", sets)
-    if plot == "lengths.png":
-        return _lengths(sets)
-    if plot == "sources.png":
-        return "".join(
-            _counts(kind, sets, _most(counts), counts)
-            for kind, counts in (
-                ("source", [one.sources for one in sets.values()]),
-                ("category", [one.categories for one in sets.values()]),
-            )
-        )
-    return "".join(
-        _counts(kind, sets, sorted(_most(counts), key=lambda name: (len(name), name)), counts)
-        for kind, counts in (
-            ("pictures", [one.images for one in sets.values()]),
-            ("frames", [one.frames for one in sets.values()]),
-        )
-    )
-
-
-def _most(counts: Sequence[Counter[str]]) -> list[str]:
-    together: Counter[str] = Counter()
-    for one in counts:
-        together.update(one)
-    return [name for name, _ in together.most_common()]
-
-
-def _counts(kind: str, sets: Sets, names: Sequence[str], counts: Sequence[Mapping[str, int]]) -> str:
+def _counts(sets: Sets, what: str) -> Table:
+    counts: list[Mapping[str, int]] = [getattr(one, what) for one in sets.values()]
+    names = groups(sets, what)
     rows = [
-        [name, *(f"{one.get(name, 0):,} ({_percent(one.get(name, 0), sum(one.values()))})" for one in counts)]
+        [
+            group_title(what, name),
+            *(f"{one.get(name, 0):,} ({_percent(one.get(name, 0), sum(one.values()))})" for one in counts),
+        ]
         for name in names[:_TABLE_ROWS]
     ]
-    more = f'<p class="note">and {len(names) - _TABLE_ROWS:,} more</p>' if len(names) > _TABLE_ROWS else ""
-    return html_table([kind, *sets], rows) + more
+    if len(names) > _TABLE_ROWS:
+        rows.append([f"and {len(names) - _TABLE_ROWS:,} more", *[""] * len(counts)])
+    return Table([TITLES[what], *sets], rows)
 
 
-def _balance(kind: str, sets: Sets) -> str:
-    by_source = kind == "source"
-    counts = [one.labels_by_source if by_source else one.labels_by_difficulty for one in sets.values()]
-    groups = [one.sources if by_source else one.difficulties for one in sets.values()]
-    names = _most(groups) if by_source else ordered(_most(groups))
-    rows = [[name, *(f"{one[name, 1]:,} : {one[name, 2]:,}" for one in counts)] for name in names[:_TABLE_ROWS]]
-    return html_table([f"labels 1 : 2 by {kind}", *sets], rows)
+def _balance(sets: Sets, what: str) -> Table:
+    rows = [
+        [
+            group_title(what, name),
+            *(f"{one.labels_by[what][name, 1]:,} : {one.labels_by[what][name, 2]:,}" for one in sets.values()),
+        ]
+        for name in groups(sets, what)[:_TABLE_ROWS]
+    ]
+    return Table([f"Labels 1 : 2 by {'source' if what == 'sources' else 'difficulty'}", *sets], rows)
 
 
-def _lengths(sets: Sets) -> str:
-    header = ["", "texts", "mean", "5%", "median", "95%", "99%", "longest"]
+def _lengths(sets: Sets) -> Table:
     rows = []
     for name, one in sets.items():
         for text, units in one.lengths.items():
             for unit, lengths in units.items():
                 if lengths.count:
-                    quantiles = (lengths.quantile(share) for share in (0.05, 0.5, 0.95, 0.99))
-                    rows.append(
-                        [
-                            f"{name}: {text} ({unit})",
-                            f"{lengths.count:,}",
-                            f"{lengths.total / lengths.count:,.0f}",
-                            *(f"{value:,}" for value in quantiles),
-                            f"{lengths.highest:,}",
-                        ]
-                    )
-    return html_table(header, rows)
+                    figures = [lengths.count, round(lengths.total / lengths.count)]
+                    figures += [lengths.quantile(share) or 0 for share in (0.05, 0.5, 0.95, 0.99)]
+                    figures.append(lengths.highest)
+                    rows.append([f"{name}: {text} ({unit})", *(f"{figure:,}" for figure in figures)])
+    return Table(["", "Texts", "Mean", "5%", "Median", "95%", "99%", "Longest"], rows)
 
 
 def _percent(part: int, total: int) -> str:
-    return f"{part / total:.1%}" if total else "–"
+    return f"{part / total:.1%}" if total else UNKNOWN
 
 
-def _gallery(gallery: _Gallery, root: str | None) -> Iterator[str]:
-    for difficulty in ordered(gallery.samples):
-        named = {"unsolved": "never solved", "none": "not annotated"}.get(difficulty, f"solved at attempt {difficulty}")
-        yield f'<p class="note">{html.escape(named)} ({gallery.seen[difficulty]:,} rows)</p>'
-        for sample in gallery.samples[difficulty]:
-            yield _example(sample, root)
-
-
-def _example(sample: Sample, root: str | None) -> str:
+def _pictures(sample: Sample, root: str | None) -> list[bytes | str]:
+    """Return small copies of a row's first pictures, and texts for what cannot be shown."""
     media = [*sample.images, *sample.frames]
-    pictures = "".join(_thumbnail(one, root) for one in media[:_PICTURES])
-    more = f'<p class="note">{len(media) - _PICTURES:,} more pictures</p>' if len(media) > _PICTURES else ""
-    question = "" if sample.question is None else f"<p><b>{_text(sample.question)}</b></p>"
-    about = f"{sample.source}, {sample.category}: {_ANSWERS[sample.label]}"
-    responses = "".join(
-        f'<div class="{_CLASSES[place == sample.label]}"><b>Response {place}</b><pre>{_text(text)}</pre></div>'
-        for place, text in enumerate(sample.responses or (), start=1)
-    )
-    trace = "" if sample.trace is None else f"<p><b>Teacher</b></p><pre>{_text(sample.trace)}</pre>"
-    task = f'<div class="task">{pictures}<div>{question}{more}</div></div>'
-    note = f'<p class="note">{_text(about)}</p>'
-    return f'<div class="example">{note}{task}<div class="judgements">{responses}</div>{trace}</div>'
-
-
-def _text(text: str) -> str:
-    left = len(text) - _TEXT
-    return html.escape(text[:_TEXT]) + (f"… ({left:,} more characters)" if left > 0 else "")
-
-
-def _thumbnail(image: Any, root: str | None) -> str:
-    """Return a small picture, or why there is none."""
-    source = image_source(image)
-    from PIL import Image
-
-    try:
-        if isinstance(source, str) and source.startswith("data:"):
-            source = decoded(source)
-        elif isinstance(source, str):
-            source = source.removeprefix("file://")
-            if root is not None and not os.path.isabs(source):
-                source = resolve(root, source)
-        elif not isinstance(source, bytes):
-            raise ValueError("no picture")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            check_picture(source)
-        small = thumbnail(source, 280)
-    except ValueError as error:
-        return f'<p class="note">{_text(str(error))}</p>'
-    return '<p class="note">a picture that cannot be decoded</p>' if small is None else img(small, "a picture")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="r1reward data report",
-        description="Show what data files look like: plots, tables and some of their rows on one page.",
-        usage="%(prog)s [options] FILE... OUT_DIR",
-    )
-    parser.add_argument("files", metavar="FILE", nargs="+", help="preferences, or what `r1reward data select` writes")
-    parser.add_argument("out", metavar="OUT_DIR", help="folder to write; an earlier report in it is replaced")
-    parser.add_argument("--media", metavar="ROOT", help="folder below which relative paths are meant")
-    parser.add_argument("--model", help="folder or name of the model whose tokens lengths are counted in, too")
-    parser.add_argument(
-        "--max-rejects",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="greatest share of a file's rows that may be unreadable (default: %(default)s)",
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `r1reward data report`."""
-    parser = _parser()
-    # FILE... and OUT_DIR may stand on both sides of an option.
-    options = parser.parse_intermixed_args(argv)
-    try:
-        sets = report(
-            options.files,
-            options.out,
-            media_root=options.media,
-            model=options.model,
-            max_rejects=options.max_rejects,
-        )
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
-    except (ReportError, OSError) as error:
-        print(f"error: {error}; {options.out} was not written", file=sys.stderr)
-        return 1
-    for name, one in sets.items():
-        print(f"{name}: {one.rows:,} rows")
-    print(f"written: {Path(options.out, PAGE)}")
-    return 0
+    pictures = [small_picture(one, 280, root) for one in media[:_PICTURES]]
+    return [*pictures, f"{len(media) - _PICTURES:,} more pictures"] if len(media) > _PICTURES else pictures

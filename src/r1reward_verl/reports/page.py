@@ -1,120 +1,152 @@
-"""What the reports are made of: plots in one look, and HTML pages that need nothing beside them.
+"""Pages of the reports: single HTML files made from `templates/`, with their plots, and Markdown versions.
 
-All texts that go through here are escaped: they come from data and models.
+All texts on a page come from data and models. The templates escape them, and the page tells the browser to load nothing
+and to run nothing but its own style and script.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
-import io
-import warnings
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
-INK, PALE = "#24292f", "#57606a"
-COLOURS = ("#1f6feb", "#9aa5b1", "#1a7f37", "#bf8700", "#8250df", "#cf222e")
-"""For things drawn beside one another, in this order."""
+from r1reward_verl.media import thumbnail
+from r1reward_verl.storage import write_text
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1080px; margin: 2rem auto; padding: 0
-1rem; } h1, h2 { line-height: 1.2; } table { border-collapse: collapse; margin: 1rem 0; } th, td { padding:
-.4rem .9rem; border-bottom: 1px solid #d8dee4; text-align: right; overflow-wrap: anywhere; } th:first-child,
-td:first-child { text-align: left; } .plot { width: 100%; height: auto; } .note { color: #57606a; } .example {
-border: 1px solid #d8dee4; border-radius: 8px; padding: 1rem; margin: 1rem 0; overflow-wrap: anywhere; } .task {
-display: flex; gap: 1rem; } .task img { width: 140px; height: 140px; object-fit: contain; image-rendering:
-pixelated; border: 1px solid #d8dee4; } .judgements { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem;
-margin-top: .8rem; } .judgements > div { background: #f6f8fa; border-left: 4px solid #cf222e; padding: .6rem
-.8rem; min-width: 0; } .judgements > div.right { border-color: #1a7f37; } pre { white-space: pre-wrap;
-overflow-wrap: anywhere; font-size: 13px; margin: .4rem 0 0; }
-"""
+UNKNOWN = "–"
+_HEAD, _TAIL = 6_000, 2_000  # characters that are shown of a long text
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#&~$])")
+
+PathT = TypeVar("PathT")
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches, without pyplot: no global state, no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+@dataclass(frozen=True)
+class Table:
+    """A table of texts: names in the first column, figures in the others (or `words`)."""
 
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def tidy(axes: Any, title: str | None = None) -> None:
-    """Give axes the look of the reports."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#8b949e")
-    axes.tick_params(colors=PALE, labelsize=9)
-    axes.grid(axis="y", color="#d8dee4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    if title is not None:
-        axes.set_title(title, fontsize=11, loc="left", color=INK, fontweight="bold")
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: bool = False
 
 
-def say_empty(axes: Any, text: str) -> None:
-    """Write into axes why nothing is drawn there."""
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=PALE, transform=axes.transAxes)
-    axes.set_xticks([])
-    axes.set_yticks([])
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: its heading, tables, a plot (file name and PNG), a note."""
+
+    title: str
+    tables: Sequence[Table] = ()
+    plot: tuple[str, bytes] | None = None
+    note: str = ""
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as a PNG file."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Names from data in scripts that the font lacks: the tables beside the plots have them.
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+def write_page(path: Path, template: str, **context: Any) -> None:
+    """Write an HTML page or its Markdown version; a reader of the file finds the old one or the new one, never a part.
 
-
-def img(picture: bytes, alt: str, css_class: str = "") -> str:
-    """Return a PNG or JPEG file as an inline image."""
-    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
-    data = base64.b64encode(picture).decode()
-    return f'<img class="{css_class}" alt="{html.escape(alt)}" src="data:image/{kind};base64,{data}">'
-
-
-def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; the first column stands on the left, numbers on the right."""
-
-    def line(cells: Iterable[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{line(header, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
-
-
-def html_page(title: str, body: str, *, style: str = "", script: str = "") -> str:
-    """Return a whole page.
-
-    The browser is told to load nothing and to run nothing but the page's own style and script, whatever else a text
-    might smuggle in.
-
-    Args:
-        title: of the page, as text.
-        body: HTML; `style` attributes and event handlers in it have no effect.
-        style: CSS beside that of all reports.
-        script: JavaScript, run at the end of the page.
+    Raises:
+        OSError: it cannot be written.
     """
-    style = _STYLE + style
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    title = html.escape(title)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
-        f'content="{policy}"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-        f"<style>{style}</style></head><body><h1>{title}</h1>{body}"
-        + (f"<script>{script}</script>" if script else "")
-        + "</body></html>\n"
-    )
+    write_text(path, render(template, **context))
 
 
-def _digest(text: str) -> str:
+def write_plots(folder: Path, sections: Iterable[Section]) -> None:
+    """Write the plots of sections as PNG files."""
+    for part in sections:
+        if part.plot is not None:
+            (folder / part.plot[0]).write_bytes(part.plot[1])
+
+
+def render(template: str, **context: Any) -> Markup:
+    """Return what a template makes of its variables; it may stand in another page as it is."""
+    return Markup(_ENVIRONMENT.get_template(template).render(context))  # noqa: S704  (escaped by the template)
+
+
+def text_table(table: Table) -> str:
+    """Return a table in aligned columns, for the terminal."""
+    rows = [table.header, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def short_names(paths: Sequence[PathT], short: Callable[[PathT], str]) -> dict[str, PathT]:
+    """Name paths by their short names, or as they are where several share a short name.
+
+    Raises:
+        ValueError: a path is given twice.
+    """
+    stems = [short(path) for path in paths]
+    names: dict[str, PathT] = {}
+    for stem, path in zip(stems, paths, strict=True):
+        name = stem if stems.count(stem) == 1 else str(path)
+        if name in names:
+            raise ValueError(f"the input {str(path)!r} is given twice")
+        names[name] = path
+    return names
+
+
+def percent(
+    share: float | None, interval: tuple[float, float] | None = None, *, digits: int = 1, unit: str = ""
+) -> str:
+    """Return a share in percent, followed by its interval if it has one."""
+    if share is None:
+        return UNKNOWN
+    bounds = "" if interval is None else f" [{100 * interval[0]:.{digits}f}, {100 * interval[1]:.{digits}f}]"
+    return f"{100 * share:.{digits}f}{unit}{bounds}"
+
+
+def small_picture(image: Any, side: int, root: str | None = None) -> bytes | str:
+    """Return a `thumbnail` of a picture, or a text that says why there is none."""
+    try:
+        return thumbnail(image, side, root)
+    except (OSError, ValueError) as error:
+        return f"not readable: {error}"
+
+
+def cut(text: str) -> str:
+    """Return a text without its middle if it is long."""
+    left = len(text) - _HEAD - _TAIL
+    return text if left <= 0 else f"{text[:_HEAD]}\n[… {left:,} characters are left out here …]\n{text[-_TAIL:]}"
+
+
+def _markdown(text: str) -> str:
+    """Escape a text for a line of Markdown."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def _data_uri(picture: bytes) -> str:
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def _source_hash(text: str) -> str:
+    """Return the source expression by which a Content-Security-Policy permits an inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _environment() -> Environment:
+    loader = FileSystemLoader(Path(__file__).with_name("templates"))
+    environment = Environment(
+        loader=loader,
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cut": cut, "markdown": _markdown, "data_uri": _data_uri, "source_hash": _source_hash}
+    environment.globals["inline"] = lambda name: Markup(loader.get_source(environment, name)[0])  # noqa: S704
+    return environment
+
+
+_ENVIRONMENT = _environment()

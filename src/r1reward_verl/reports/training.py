@@ -1,12 +1,11 @@
 """The report of a training run: curves over training, and figures before and after RL.
 
-`write_report` makes `report.html`, one file that needs nothing beside it, `report.md` and the plots as PNG. The
-judgements are in the report of the evaluation (`report`), which it links to.
+`write_training_report` writes `report.html`, one file that loads nothing, `report.md` and the plots as PNG files. The
+judgements are in the report of the evaluation, which it links to.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
@@ -14,7 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1reward_verl.reports.page import COLOURS, html_page, html_table, img, new_figure, png, say_empty, tidy
+from r1reward_verl.plots import (
+    CHANCE,
+    PALE,
+    colour,
+    draw_bars,
+    draw_legend,
+    in_percent,
+    new_figure,
+    png,
+    tidy,
+    write_empty,
+)
+from r1reward_verl.reports.page import UNKNOWN, Section, Table, percent, write_page, write_plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,27 +33,20 @@ if TYPE_CHECKING:
 Series = list[tuple[int, float]]
 """Values over training: (step, value), steps ascending."""
 
+TITLE = "A reward model before and after StableReinforce"
 STAGES = {"sft": "SFT", "rl": "SFT + RL"}
-_COLOURS = {"sft": COLOURS[1], "rl": COLOURS[0]}
 
-_LOGGED = {
-    "reward": r"critic/score/mean",
-    "accuracy": r"val-r1_reward/all/accuracy",
-    "consistency": r"val-r1_reward/all/consistency",
-    "response_length": r"response_length/mean",
-    "grad_norm": r"actor/grad_norm",
-    "filtered": r"stable_reinforce/(?=.*filter)(?=.*token).*",
+_CURVES = {
+    "reward": ("Reward", r"critic/score/mean"),
+    "accuracy": ("Held-out accuracy", r"val-r1_reward/all/accuracy"),
+    "consistency": ("Reasoning supports the verdict", r"val-r1_reward/all/consistency"),
+    "response_length": ("Response length (tokens)", r"response_length/mean"),
+    "grad_norm": ("Gradient norm", r"actor/grad_norm"),
+    "filtered": ("Share of filtered advantages", r"stable_reinforce/(?=.*filter)(?=.*token).*"),
 }
-_PANELS = {
-    "reward": "Reward",
-    "accuracy": "Held-out accuracy",
-    "consistency": "Reasoning supports the verdict",
-    "response_length": "Response length (tokens)",
-    "grad_norm": "Gradient norm",
-    "filtered": "Share of filtered advantages",
-}
+"""Curve -> its title and the names of its values in verl's log, as a regular expression."""
 _SHARES = {"accuracy", "consistency", "filtered"}
-_ROWS = {
+_FIGURES = {
     "accuracy": "Accuracy, both orders",
     "voting_accuracy": "Accuracy, voting@{samples}",
     "both_orders_accuracy": "Pairs right in both orders",
@@ -86,7 +90,7 @@ def training_curves(*log_files: str | os.PathLike[str]) -> dict[str, Series]:
                 raise ValueError(f"{log_file}, line {number}: not a line of verl's file logger: {error}") from error
 
     curves: dict[str, Series] = {}
-    for name, pattern in _LOGGED.items():
+    for name, (_, pattern) in _CURVES.items():
         points = []
         for step in sorted(steps):
             values = [value for key, value in steps[step].items() if re.fullmatch(pattern, key)]
@@ -96,90 +100,65 @@ def training_curves(*log_files: str | os.PathLike[str]) -> dict[str, Series]:
     return curves
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}%"
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """Return the figures before and after RL, and their change.
+
+    Args:
+        summary: `sft` and `rl`, each as `metrics.compute_metrics` returns it.
+    """
+    before, after = summary["sft"], summary["rl"]
+    rows = []
+    for name, title in _FIGURES.items():
+        change = UNKNOWN
+        if before.get(name) is not None and after.get(name) is not None:
+            scale = 1 if name == "mean_response_tokens" else 100
+            change = f"{scale * (after[name] - before[name]):+.1f}"
+        title = title.format(samples=after.get("samples", "K"))
+        rows.append([title, _cell(before, name), _cell(after, name), change])
+    return Table(["", *STAGES.values(), "Change"], rows)
 
 
 def _cell(metrics: Mapping[str, Any], name: str) -> str:
     value = metrics.get(name)
     if value is None:
-        return "–"
+        return UNKNOWN
     if name == "mean_response_tokens":
         return f"{value:.1f}"
     if name == "position_bias":
         return f"{100 * value:+.1f}"
-    interval = metrics.get(f"{name}_ci95")
-    return _percent(value) + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+    return percent(value, metrics.get(f"{name}_ci95"), unit="%")
 
 
-def _change(before: float | None, after: float | None, name: str) -> str:
-    if before is None or after is None:
-        return "–"
-    scale = 1 if name == "mean_response_tokens" else 100
-    return f"{scale * (after - before):+.1f}"
-
-
-def _table_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    sft, rl = summary["sft"], summary["rl"]
-    return [
-        [
-            title.format(samples=rl.get("samples", "K")),
-            _cell(sft, name),
-            _cell(rl, name),
-            _change(sft.get(name), rl.get(name), name),
-        ]
-        for name, title in _ROWS.items()
-    ]
-
-
-_HEADER = ["", STAGES["sft"], STAGES["rl"], "Change"]
-
-
-def _caption(summary: Mapping[str, Any]) -> str:
-    seconds = {name: value for name, value in (summary.get("seconds") or {}).items() if value is not None}
-    parts = [f"{summary['rl'].get('pairs', '?')} held-out pairs in both orders, 95% intervals in brackets"]
+def summary_note(summary: Mapping[str, Any]) -> str:
+    """Return what the figures rest on, as a sentence: pairs, steps, duration of the stages."""
+    parts = [f"{summary['rl'].get('pairs', '?')} held-out pairs in both orders, with 95% intervals in brackets"]
     if summary.get("steps") is not None:
         parts.append(f"{summary['steps']} RL steps")
+    seconds = {name: value for name, value in (summary.get("seconds") or {}).items() if value is not None}
     if seconds:
         parts.append("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     return "; ".join(parts)
 
 
-def table(summary: Mapping[str, Any]) -> str:
-    """Return the figures before and after RL as text in aligned columns.
-
-    Args:
-        summary: `sft` and `rl`, each as `metrics.compute_metrics` returns it, `steps` and `seconds`.
-    """
-    rows = [_HEADER, *_table_rows(summary)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)])
-        for row in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join([*lines, "", _caption(summary)])
-
-
 def plot_training(curves: Mapping[str, Series]) -> Figure:
     """Draw the six curves of a training run, one panel each."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator  # heavy, as all of matplotlib
 
     figure = new_figure(11, 5.8)
-    for axes, (name, title) in zip(figure.subplots(2, 3).flat, _PANELS.items(), strict=True):
+    for axes, (name, (title, _)) in zip(figure.subplots(2, 3).flat, _CURVES.items(), strict=True):
         tidy(axes, title)
-        points = curves.get(name) or []
+        points = curves.get(name)
         if not points:
-            say_empty(axes, "not logged")
+            write_empty(axes, "not logged")
             continue
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) <= 40 else ""
-        axes.plot(steps, values, color=_COLOURS["rl"], linewidth=1.8, marker=marker, markersize=3.5)
+        axes.plot(steps, values, color=colour(0), linewidth=1.8, marker=marker, markersize=3.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("step", fontsize=9, color="#57606a")
+        axes.set_xlabel("step", fontsize=9, color=PALE)
         axes.margins(x=0.03, y=0.12)
         if name in _SHARES:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+            in_percent(axes.yaxis)
         if min(values) == max(values):
             half = 0.05 if name in _SHARES else max(0.1 * abs(values[0]), 0.1)
             axes.set_ylim(values[0] - half, values[0] + half)
@@ -190,43 +169,23 @@ def plot_training(curves: Mapping[str, Series]) -> Figure:
 
 def plot_before_after(summary: Mapping[str, Any]) -> Figure:
     """Draw accuracy, voting accuracy and consistency of both stages with their 95% intervals."""
-    from matplotlib.ticker import PercentFormatter
-
     figure = new_figure(8, 4.4)
     axes = figure.subplots()
     tidy(axes)
-    width = 0.36
-    for side, (stage, title) in zip((-0.5, 0.5), STAGES.items(), strict=True):
-        label: str | None = title
-        for place, name in enumerate(_BARS):
-            value, interval = summary[stage].get(name), summary[stage].get(f"{name}_ci95")
-            x = place + side * (width + 0.04)
-            if value is None:
-                axes.text(x, 0.02, "none", ha="center", va="bottom", fontsize=9, color="#57606a")
-                continue
-            axes.bar(x, value, width, color=_COLOURS[stage], label=label)
-            label = None
-            top = value
-            if interval:
-                # A percentile interval need not contain the estimate; a whisker cannot be negative.
-                whiskers = [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
-                axes.errorbar(x, value, yerr=whiskers, color="#24292f", capsize=4, linewidth=1.2)
-                top = max(value, interval[1])
-            axes.text(x, top + 0.015, _percent(value), ha="center", va="bottom", fontsize=10, color="#24292f")
-    titles = [_ROWS[name].format(samples=summary["rl"].get("samples", "K")) for name in _BARS]
-    axes.set_xticks(range(len(_BARS)), titles, fontsize=10, color="#24292f")
+    names = [_FIGURES[name].format(samples=summary["rl"].get("samples", "K")) for name in _BARS]
+    stages = [summary[stage] for stage in STAGES]
+    shares = [[stage.get(name) for name in _BARS] for stage in stages]
+    draw_bars(axes, names, shares, [[stage.get(f"{name}_ci95") for name in _BARS] for stage in stages])
     # Chance is one half for the accuracies; consistency, the last, has no such level.
-    axes.hlines(0.5, -0.5, 1.5, color="#cf222e", linewidth=1, linestyles=(0, (4, 3)))
-    axes.text(1.5, 0.51, "chance", color="#cf222e", fontsize=9, ha="center", va="bottom")
-    axes.set_xlim(-0.55, len(_BARS) - 0.45)
+    axes.hlines(0.5, -0.6, 1.5, color=CHANCE, linewidth=1, linestyles=(0, (4, 3)))
+    axes.text(1.5, 0.51, "chance", color=CHANCE, fontsize=9, ha="center", va="bottom")
     axes.set_ylim(0, 1.1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=10)
+    draw_legend(figure, [*STAGES.values()])
     return figure
 
 
-def write_report(
+def write_training_report(
     out_dir: str | os.PathLike[str],
     summary: Mapping[str, Any],
     curves: Mapping[str, Series],
@@ -235,7 +194,7 @@ def write_report(
     """Write `report.html`, `report.md`, `training.png` and `before_after.png`.
 
     Args:
-        out_dir: folder, created where needed.
+        out_dir: folder, created if it is missing.
         summary: `sft` and `rl`, each as `metrics.compute_metrics` returns it, `steps` and `seconds`.
         curves: from `training_curves`.
         judgements: path of the page that shows the judgements, seen from `out_dir`; None for no link.
@@ -245,30 +204,12 @@ def write_report(
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    plots = {"before_after.png": plot_before_after(summary), "training.png": plot_training(curves)}
-    pngs: dict[str, bytes] = {}
-    for name, figure in plots.items():
-        pngs[name] = png(figure)
-        (out / name).write_bytes(pngs[name])
-
-    title = "A reward model before and after StableReinforce"
-    link = f'<p><a href="{html.escape(judgements)}">The judgements, to read and filter</a></p>' if judgements else ""
-    body = (
-        f"{html_table(_HEADER, _table_rows(summary))}"
-        f'<p class="note">{html.escape(_caption(summary))}</p>'
-        f"{img(pngs['before_after.png'], 'accuracy and consistency before and after RL', 'plot')}"
-        f"<h2>Over training</h2>{img(pngs['training.png'], 'six curves over training', 'plot')}"
-        f"{link}"
-    )
-    report = out / "report.html"
-    report.write_text(html_page(title, body), encoding="utf-8")
-
-    rows = [_HEADER, ["---", "---:", "---:", "---:"], *_table_rows(summary)]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    (out / "report.md").write_text(
-        f"# {title}\n\n" + "\n".join(lines) + f"\n\n{_caption(summary)}\n\n"
-        "![Before and after](before_after.png)\n\n![Over training](training.png)\n"
-        + (f"\n[The judgements]({judgements})\n" if judgements else ""),
-        encoding="utf-8",
-    )
-    return report
+    bars = ("before_after.png", png(plot_before_after(summary)))
+    sections = [
+        Section("Before and after RL", [summary_table(summary)], bars, summary_note(summary)),
+        Section("Over training", plot=("training.png", png(plot_training(curves)))),
+    ]
+    write_plots(out, sections)
+    for name, template in (("report.md", "report.md"), ("report.html", "training.html")):
+        write_page(out / name, template, title=TITLE, sections=sections, judgements=judgements)
+    return out / "report.html"

@@ -31,7 +31,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from r1reward_verl.errors import R1RewardError
-from r1reward_verl.reports.training import table, training_curves, write_report
+from r1reward_verl.reports.page import text_table
+from r1reward_verl.reports.training import summary_note, summary_table, training_curves, write_training_report
 from r1reward_verl.rewards.judges.base import SERVED_BY_VERL
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import write_json
@@ -262,9 +263,9 @@ class Demo:
             "settings": msgspec.structs.asdict(self.settings),
             "reward_share": _reward_share(logs),
         }
-        write_report(self.out, summary, training_curves(*logs), "evaluation/report.html")
+        write_training_report(self.out, summary, training_curves(*logs), "evaluation/report.html")
         write_json(self.out / "summary.json", summary)
-        print(table(summary))
+        print(f"{text_table(summary_table(summary))}\n\n{summary_note(summary)}")
         print(f"\nreport: {self.out / 'report.html'}\njudgements: {self.out / 'evaluation' / 'report.html'}")
         print(f"figures: {self.out / 'summary.json'}")
         return summary

@@ -1,10 +1,7 @@
 """The report of evaluations: figures beside the paper's, plots, a gallery that hides no failure and runs no text."""
 
-import base64
-import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,44 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pages import Page, check_stands_alone
+from r1reward_verl.cli import main
 from r1reward_verl.data.preference import SCHEMA, Preference, to_row
 from r1reward_verl.media import Media
-from r1reward_verl.reports import gallery
-from r1reward_verl.reports.evaluation import load_runs, main, published_table, write_report
-from r1reward_verl.reports.gallery import Scan, choose, read_shown, scan
+from r1reward_verl.reports.evaluation import load_runs, published_table, write_evaluation_report
+from r1reward_verl.reports.gallery import LABELS, GalleryIndex, choose_cases, index_judgements, make_gallery, read_cases
 from r1reward_verl.reports.published import PUBLISHED
 from run_folder import case, judged, judgement, picture, says, write_run
 
 CATEGORIES = ("general", "hallucination", "reasoning")
 
 
-class Page(HTMLParser):
-    """What a page consists of: tags with attributes, texts of elements by tag, all text."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.text, self.inside, self.open = [], "", {"script": [], "style": []}, []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        self.open = self.open[: -1 - self.open[::-1].index(tag)] if tag in self.open else self.open
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in self.inside:
-            self.inside[self.open[-1]].append(data)
-        else:
-            self.text += data
-
-    def all(self, tag, css=None):
-        return [attributes for name, attributes in self.tags if name == tag and css in (None, attributes.get("class"))]
-
-
 def report(tmp_path, *runs, count=200):
-    return Page(write_report(load_runs(runs), tmp_path / "report", count))
+    return Page(write_evaluation_report(load_runs(runs), tmp_path / "report", count))
 
 
 @pytest.fixture
@@ -74,7 +47,7 @@ def run(tmp_path):
 
 
 def test_all_files_are_written_and_the_page_stands_alone(run, tmp_path, capsys):
-    assert main([str(run)]) == 0
+    assert main(["eval", "report", str(run)]) == 0
     assert f"written: {run / 'report' / 'report.html'}" in capsys.readouterr().out
     names = {path.name for path in (run / "report").iterdir()}
     plots = {"categories-vl-rewardbench.png", "voting.png", "orders.png", "lengths.png"}
@@ -84,32 +57,9 @@ def test_all_files_are_written_and_the_page_stands_alone(run, tmp_path, capsys):
             assert image.width > 500
 
     page = Page(run / "report" / "report.html")
-    addresses = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
-    assert {address.split(";")[0] for address in addresses if not address.startswith("#")} == {"data:image/png"}
+    check_stands_alone(page)
     assert len(page.all("img", "plot")) == len(plots)
-    assert not page.all("link")
-
-
-def test_the_browser_is_told_to_run_the_pages_own_style_and_script_alone(run, tmp_path):
-    page = report(tmp_path, run)
-    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
-    (script,), (style,) = page.inside["script"], page.inside["style"]
-
-    def digest(text):
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-    assert policy.split("; ") == [
-        "default-src 'none'",
-        "img-src data:",
-        f"style-src {digest(style)}",
-        f"script-src {digest(script)}",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-    blocked = [
-        attributes for _, attributes in page.tags if "style" in attributes or any(a[:2] == "on" for a in attributes)
-    ]
-    assert blocked == []
+    assert len(page.all("script")) == 1
 
 
 def test_figures_are_those_of_the_metrics_with_their_intervals(run, tmp_path):
@@ -143,10 +93,10 @@ def test_an_incomplete_run_is_called_so(run, tmp_path):
 
 
 def test_beside_the_paper_stand_the_run_its_vote_and_the_reference_protocol(run):
-    header, rows = published_table("vl-rewardbench", load_runs([run]))
+    table = published_table("vl-rewardbench", load_runs([run]))
     metrics = json.loads((run / "metrics.json").read_text())
-    by_name = {name: cells for name, *cells in rows}
-    assert header == ["Accuracy, %", "general", "hallucination", "reasoning", "overall", "macro"]
+    by_name = {name: cells for name, *cells in table.rows}
+    assert table.header == ["Accuracy, %", "general", "hallucination", "reasoning", "overall", "macro"]
     assert by_name["tiny"][3] == f"{100 * metrics['accuracy']:.2f}"
     assert by_name["tiny"][0] == f"{100 * metrics['by_category']['general']['accuracy']:.2f}"
     assert by_name["tiny, voting@2"][3] == f"{100 * metrics['voting_accuracy']:.2f}"
@@ -215,14 +165,15 @@ def test_names_that_plots_would_take_for_formulas_are_names(tmp_path):
 )
 def test_kinds(tmp_path, first, second, kinds):
     run = write_run(tmp_path / "run", [case(1)], judged(1, first, second))
-    assert set(scan(run).kinds(1)) == kinds
+    assert set(index_judgements(run).kinds(1)) == kinds
 
 
 def test_a_case_corrects_itself_if_a_sample_does(run):
-    found = scan(run)
+    found = index_judgements(run)
     assert found.kinds(6) == ("right", "self-correcting")
-    assert (found.correcting, found.judgements) == (1, 36)
-    ((row, order, sample, (before, turn, after)),) = found.excerpts
+    assert (found.corrections, found.judgements) == (1, 36)
+    ((row, order, sample, ((before, _), (turn, is_marked), (after, _))),) = found.excerpts
+    assert is_marked
     assert (row, order, sample) == (6, "chosen-first", 2)
     assert before.endswith("It is red. ")
     assert turn.startswith("Wait")
@@ -234,7 +185,7 @@ def test_what_failed_is_neither_right_nor_wrong_and_a_later_line_replaces_it(tmp
     long = judgement(2, "rejected-first", "", status="too_long", tokens=None)
     lines = [failed, long, *judged(1, 1, "absent"), *judged(2, 1, "absent"), *judged(3, 1, "absent")]
     run = write_run(tmp_path / "run", [case(row) for row in (1, 2, 3)], lines)
-    found = scan(run)
+    found = index_judgements(run)
     assert [found.kinds(row) for row in (1, 2, 3)] == [("right",), ("unparsable",), ("right",)]
     page = report(tmp_path, run)
     assert "Worse response first: no judgement" in page.text
@@ -242,22 +193,22 @@ def test_what_failed_is_neither_right_nor_wrong_and_a_later_line_replaces_it(tmp
 
     with open(run / "judgements.jsonl", "a") as file:
         file.write(json.dumps(judgement(1, "rejected-first", says(1))) + "\n")
-    assert scan(run).kinds(1) == ("wrong", "flipped")
+    assert index_judgements(run).kinds(1) == ("wrong", "flipped")
 
 
 def test_a_case_without_a_greedy_judgement_is_not_shown_yet(tmp_path):
     lines = [judgement(1, "chosen-first", "", status="failed"), judgement(1, "chosen-first", says(1, "Wait, no."), 1)]
     lines += [*judged(2, 1, 2), *(judgement(2, order, says(1), 1) for order in ("chosen-first", "rejected-first"))]
     run = write_run(tmp_path / "run", [case(1), case(2)], lines, samples=1)
-    assert scan(run).states.keys() == {2}
-    assert scan(run).correcting == 1
+    assert index_judgements(run).outcomes.keys() == {2}
+    assert index_judgements(run).corrections == 1
 
 
 def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(tmp_path):
     run = write_run(tmp_path / "run", [case(1)], judged(1, 1, 2))
     whole = (run / "judgements.jsonl").read_text()
     (run / "judgements.jsonl").write_text(whole + '{"row": 1, "ord')
-    assert scan(run).judgements == 2
+    assert index_judgements(run).judgements == 2
     for damaged, reason in (
         ('{"row": 1, "ord', "not JSON"),
         ("[]", "instead of an object"),
@@ -265,18 +216,20 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(tmp_path):
     ):
         (run / "judgements.jsonl").write_text(whole + damaged + "\n")
         with pytest.raises(ValueError, match=rf"judgements\.jsonl, line 3: .*{reason}"):
-            scan(run)
+            index_judgements(run)
 
 
 # Which cases are shown
 
 
 def states(right=0, correcting=0, wrong=0, flipped=0, unparsable=0):
-    """A scan of so many cases; rows are numbered through in this order."""
-    codes = {"right": 0b0101, "correcting": 0b10101, "wrong": 0b1010, "flipped": 0b1001, "unparsable": 0b0111}
+    """An index of so many cases; rows are numbered through in this order."""
+    outcomes = {"right": "right right", "correcting": "right right", "wrong": "wrong wrong"}
+    outcomes |= {"flipped": "right wrong", "unparsable": "none right"}
     counts = {"right": right, "correcting": correcting, "wrong": wrong, "flipped": flipped, "unparsable": unparsable}
-    rows = [codes[kind] for kind, count in counts.items() for _ in range(count)]
-    return Scan(dict(enumerate(rows, start=1)))
+    rows = [outcomes[kind].split() for kind, count in counts.items() for _ in range(count)]
+    found = {row: dict(zip(LABELS, pair, strict=True)) for row, pair in enumerate(rows, start=1)}
+    return GalleryIndex(found, {*range(right + 1, right + correcting + 1)})
 
 
 def bad(found, rows):
@@ -286,9 +239,9 @@ def bad(found, rows):
 @given(st.lists(st.integers(0, 30), min_size=5, max_size=5), st.integers(0, 60))
 def test_no_failure_is_hidden_while_there_is_room(counts, count):
     found = states(*counts)
-    rows = choose(found, count)
+    rows = choose_cases(found, count)
     assert len(rows) == len(set(rows)) == min(count, sum(counts))
-    failures = bad(found, found.states)
+    failures = bad(found, found.outcomes)
     if len(failures) <= count:
         assert rows[: len(failures)] == bad(found, rows)
         assert set(failures) <= set(rows)
@@ -298,31 +251,34 @@ def test_no_failure_is_hidden_while_there_is_room(counts, count):
 
 def test_kinds_of_failures_take_turns_and_right_ones_follow(tmp_path):
     found = states(right=5, correcting=5, wrong=5, flipped=5, unparsable=5)
-    rows = choose(found, 19)
+    rows = choose_cases(found, 19)
     kinds = [found.kinds(row)[-1] for row in rows]
     assert kinds == ["flipped", "unparsable", "wrong"] * 5 + ["self-correcting", "right"] * 2
-    assert rows == choose(found, 19)
-    assert rows != choose(found, 19, seed=1)
+    assert rows == choose_cases(found, 19)
+    assert rows != choose_cases(found, 19, seed=1)
 
 
 def test_the_page_says_the_rule_and_how_many_are_shown(run, tmp_path):
     page = report(tmp_path, run, count=3)
     assert len(page.all("article")) == 3
-    assert "3 of 6 judged cases are shown, 3 of the 4 that went wrong among them." in page.text
-    assert gallery.RULE in page.text
-    assert gallery.REFLECTION in page.text
+    assert "3 of 6 judged cases are shown, among them 3 of the 4 failures" in page.text
+    for words in (
+        "Failures come first: a flipped case, an unparsable one and one that is only wrong take turns.",
+        "a tenth of the places still goes to right cases",
+        "flipped: the verdicts of the two orders name different responses.",
+        "The rules know English only and skip text in quotation marks.",
+    ):
+        assert words in page.text
     assert not report(tmp_path, run, count=0).all("article")
 
 
-def test_the_page_stays_small(run, monkeypatch, tmp_path):
-    found = scan(run)
-    cards = [("tiny", one) for one in read_shown(run, choose(found, 6), found)]
-    whole, used = gallery.gallery(cards, 1 << 20)
-    assert used == 6
-    part, used = gallery.gallery(cards, len(whole) // 2)
-    assert 0 < used < 6
-    assert f"{used} of {used} cases" in part
-    assert len(part) < len(whole)
+def test_the_page_stays_small(run):
+    found = index_judgements(run)
+    cases = read_cases("tiny", run, choose_cases(found, 6), found)
+    whole = make_gallery(cases, 1 << 20)
+    assert len(whole["cards"]) == 6
+    part = make_gallery(cases, sum(map(len, whole["cards"])) // 2)
+    assert 0 < len(part["cards"]) == part["counts"]["all"] < 6
 
 
 # What a case shows
@@ -347,7 +303,7 @@ def test_long_texts_are_cut_in_the_middle(tmp_path):
 
 
 def images(page):
-    return [attributes for attributes in page.all("img") if attributes["class"] != "plot"]
+    return [attributes for attributes in page.all("img") if attributes["class"] == "picture"]
 
 
 def test_pictures_are_small_copies_and_of_a_video_a_few_frames(tmp_path):
@@ -360,7 +316,7 @@ def test_pictures_are_small_copies_and_of_a_video_a_few_frames(tmp_path):
     assert sorted(kinds) == ["data:image/jpeg"] + ["data:image/png"] * 6
     assert "6 of 32 pictures" in page.text
     alts = [attributes["alt"] for attributes in images(page)]
-    assert {"picture 1 of 32", "picture 32 of 32"} < set(alts)
+    assert {"picture 1", "picture 6"} < set(alts)
     assert (tmp_path / "report" / "report.html").stat().st_size < 2 << 20
 
 
@@ -371,7 +327,7 @@ def test_what_is_no_picture_is_named_and_not_opened(tmp_path):
     page = report(tmp_path, write_run(tmp_path / "run", [case(1, media=bad_paths)], judged(1, 1, 2)))
     assert images(page) == []
     for path in bad_paths:
-        assert f"not readable: {path!r}" in page.text
+        assert re.search(f"not readable: [^:]*{re.escape(repr(path))}", page.text)
 
 
 def test_media_in_the_data_file_are_looked_for_there(tmp_path):
@@ -390,7 +346,7 @@ def test_media_in_the_data_file_are_looked_for_there(tmp_path):
     for run in (changed, gone):
         page = report(tmp_path, run)
         assert images(page) == []
-        assert "The pictures stood in the data file, which is not where it was." in page.text
+        assert "The pictures stand in the data file of the run, which is gone or has changed." in page.text
 
 
 # Texts are not trusted
@@ -419,7 +375,7 @@ def test_no_text_becomes_markup(tmp_path):
         assert page.text.count(attack) >= 10
     markdown = (tmp_path / "attack" / "report" / "report.md").read_text()
     assert "hacked" in markdown
-    assert not re.search(r"(?<!\\)(<\w|\]\()", re.sub(r"(?m)^!\[.*\]\(([a-z0-9-]+\.png)\)$", r"\1", markdown))
+    assert not re.search(r"(?<!\\)(<\w|\]\()", re.sub(r"(?m)^!?\[.*\]\(([a-z0-9-]+\.\w+)\)$", r"\1", markdown))
 
 
 def attacked(tmp_path, text):
@@ -448,20 +404,19 @@ def test_figures_that_are_no_numbers_are_not_shown(run, tmp_path):
 
 
 def test_errors_say_what_is_wrong(run, tmp_path, capsys):
-    def error(*argv):
-        assert main([*map(str, argv)]) == 1
+    def error(*argv, code=2):
+        assert main(["eval", "report", *map(str, argv)]) == code
         return capsys.readouterr().err
 
     assert f"no run at '{tmp_path / 'gone'}'" in error(tmp_path / "gone")
     assert "is given twice" in error(run, f"{run}/.")
     (tmp_path / "file").write_text("")
-    assert "file" in error(run, "--out", tmp_path / "file")
+    assert "file" in error(run, "--out", tmp_path / "file", code=1)
     (run / "metrics.json").write_text("{")
     assert "metrics.json: not JSON" in error(run)
     (run / "metrics.json").unlink()
     assert "has no metrics.json: `r1reward eval run` writes it" in error(run)
-    with pytest.raises(SystemExit, match="2"):
-        main([str(run), "--gallery", "-1"])
+    assert "--gallery" in error(run, "--gallery", "-1")
 
 
 def test_a_judgement_of_no_case_is_an_error(run, tmp_path):

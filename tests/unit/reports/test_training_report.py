@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from r1reward_verl.evaluation.metrics import Cases, Judged, compute_metrics
-from r1reward_verl.reports.training import table, training_curves, write_report
+from r1reward_verl.reports.page import text_table
+from r1reward_verl.reports.training import summary_note, summary_table, training_curves, write_training_report
 
 
 def log(path, *lines):
@@ -73,29 +74,30 @@ def test_a_line_cut_off_at_the_end_is_left_out_and_one_in_the_middle_named(tmp_p
 
 
 def test_table_shows_before_after_and_change(summary):
-    text = table(summary)
+    text = text_table(summary_table(summary))
     line = next(line for line in text.splitlines() if line.startswith("Accuracy, both orders"))
     low, high = (100 * bound for bound in summary["sft"]["accuracy_ci95"])
     assert f"75.0% [{low:.1f}, {high:.1f}]" in line
     assert line.endswith("+15.0")
     assert "voting@5" in text
-    assert "100 held-out pairs" in text
-    assert "30 RL steps" in text
-    assert "sft 200, rl 400" in text
-    lines = text.splitlines()[:9]
-    assert len({len(line) for line in lines}) == 1  # columns are aligned
+    assert len({len(line) for line in text.splitlines()}) == 1  # columns are aligned
+    note = summary_note(summary)
+    assert note.startswith("100 held-out pairs")
+    assert note.endswith("; 30 RL steps; seconds: sft 200, rl 400")
 
 
 def test_unknown_figures_are_shown_as_such(summary, tmp_path):
     summary["sft"] = metrics(0, supported=None)  # no judgement has a verdict
-    line = next(line for line in table(summary).splitlines() if line.startswith("Reasoning supports"))
+    line = next(
+        line for line in text_table(summary_table(summary)).splitlines() if line.startswith("Reasoning supports")
+    )
     assert line.count("–") == 2
-    write_report(tmp_path, summary, {})
+    write_training_report(tmp_path, summary, {})
 
 
 def test_report_files_are_there_and_the_page_needs_nothing_beside_it(summary, tmp_path):
     curves = {"reward": [(1, 1.0), (2, 1.1)], "accuracy": [(0, 0.75)], "filtered": []}
-    page = write_report(tmp_path / "report", summary, curves)
+    page = write_training_report(tmp_path / "report", summary, curves)
     assert sorted(file.name for file in page.parent.iterdir()) == [
         "before_after.png",
         "report.html",
@@ -120,6 +122,6 @@ def test_report_files_are_there_and_the_page_needs_nothing_beside_it(summary, tm
 
 
 def test_it_links_to_the_judgements(summary, tmp_path):
-    page = write_report(tmp_path, summary, {}, "evaluation/report.html")
+    page = write_training_report(tmp_path, summary, {}, "evaluation/report.html")
     assert '<a href="evaluation/report.html">' in page.read_text(encoding="utf-8")
     assert "(evaluation/report.html)" in (tmp_path / "report.md").read_text(encoding="utf-8")

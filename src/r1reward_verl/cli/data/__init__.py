@@ -8,7 +8,7 @@ app = command_group(
         "annotate": "r1reward_verl.data.annotate",
         "check": "r1reward_verl.data.check",
         "convert": "r1reward_verl.data.convert",
-        "report": "r1reward_verl.reports.data",
+        "report": "r1reward_verl.cli.data.report",
         "select": "r1reward_verl.data.select",
     },
 )

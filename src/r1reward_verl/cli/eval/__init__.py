@@ -6,7 +6,7 @@ app = command_group(
     "Evaluate reward models: run a benchmark, compare runs, report.",
     {
         "compare": "r1reward_verl.evaluation.compare",
-        "report": "r1reward_verl.reports.evaluation",
+        "report": "r1reward_verl.cli.eval.report",
         "run": "r1reward_verl.evaluation.run",
     },
 )
