@@ -22,8 +22,6 @@ UNMENDED_IMPORTS = {
     "engines/endpoint.py",
     "evaluation/run.py",
     "plugin/preflight/__init__.py",
-    "reports/evaluation.py",
-    "reports/page.py",
     "rewards/judges/base.py",
     "toy/build.py",
 }
@@ -37,7 +35,6 @@ UNMENDED_SIZES = {
     "evaluation/benchmarks.py",
     "evaluation/run.py",
     "plugin/preflight/__init__.py",
-    "reports/evaluation.py",
     "stable_reinforce.py",
 }
 
