@@ -33,6 +33,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def new_plot(title: str, width: float = 7) -> tuple[Figure, Any]:
+    """Return a figure with one plot, and its axes."""
+    figure = new_figure(width, 4.2)
+    axes = figure.subplots()
+    tidy(axes, title)
+    return figure, axes
+
+
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG file."""
     buffer = io.BytesIO()

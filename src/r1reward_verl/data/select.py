@@ -36,11 +36,11 @@ import numpy as np
 from r1reward_verl.data.duplicates import Seen, digest
 from r1reward_verl.data.export import MEDIA_POSITIONS, MediaPosition, rl_row, rl_schema, sft_row, sft_schema, swap
 from r1reward_verl.data.files import read_preferences
-from r1reward_verl.data.plots import plot
 from r1reward_verl.data.preference import Preference, from_row, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.data.rows import NONE, UNSOLVED, difficulty_of
 from r1reward_verl.data.statistics import Statistics, ordered, uneven
+from r1reward_verl.data.statistics_plots import plot
 from r1reward_verl.judgement import PROMPT, load_template, parse
 from r1reward_verl.media import Media, check_picture
 from r1reward_verl.storage import ParquetOutput, Rejects, replaced_folder, write_json

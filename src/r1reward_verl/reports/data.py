@@ -14,45 +14,38 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from r1reward_verl.data.plots import (
+from r1reward_verl.data.readers import RowError, read_rows
+from r1reward_verl.data.rows import KINDS, Kind, Sample, columns_of, kind_of, number_of_rows, read_sample
+from r1reward_verl.data.statistics import Statistics, ordered, uneven
+from r1reward_verl.data.statistics_plots import (
     TITLES,
-    Sets,
     draw_balance,
     draw_counts,
     draw_text_lengths,
     group_title,
     groups,
 )
-from r1reward_verl.data.readers import RowError, read_rows
-from r1reward_verl.data.rows import KINDS, Kind, Sample, columns_of, kind_of, number_of_rows, read_sample
-from r1reward_verl.data.statistics import Statistics, ordered, uneven
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.plots import draw_legend, new_figure, png
-from r1reward_verl.reports.page import UNKNOWN, Section, Table, short_names, small_picture, write_page, write_plots
+from r1reward_verl.reports.page import short_names, small_picture, write_page
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import Rejects, replaced_folder, write_json
 
 PAGE, FIGURES = "index.html", "statistics.json"
-_PLOTS: dict[str, tuple[str, Sequence[tuple[Callable[..., None], str]]]] = {
-    "difficulty.png": ("Difficulty", [(draw_counts, "difficulties")]),
-    "labels.png": (
-        "Balance of labels",
-        [(draw_counts, "labels"), (draw_balance, "sources"), (draw_balance, "difficulties")],
-    ),
-    "lengths.png": ("Lengths", [(draw_text_lengths, text) for text in ("question", "response", "trace")]),
-    "sources.png": ("Sources and categories", [(draw_counts, "sources"), (draw_counts, "categories")]),
-    "media.png": (
-        "Preferred responses and media",
-        [(draw_counts, "preferred"), (draw_counts, "images"), (draw_counts, "frames")],
-    ),
+_PLOTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
+    "difficulty.png": ("Difficulty", [("counts", "difficulties")]),
+    "labels.png": ("Balance of labels", [("counts", "labels"), ("balance", "sources"), ("balance", "difficulties")]),
+    "lengths.png": ("Lengths", [("lengths", text) for text in ("question", "response", "trace")]),
+    "sources.png": ("Sources and categories", [("counts", "sources"), ("counts", "categories")]),
+    "media.png": ("Preferred responses and media", [("counts", name) for name in ("preferred", "images", "frames")]),
 }
-"""File of a plot -> its title, and for each of its panels what draws it and what it draws."""
-_TABLE_ROWS = 30
+"""File of a plot -> its title, and for each of its panels how it is drawn and what it shows."""
+_DRAW = {"counts": draw_counts, "balance": draw_balance, "lengths": draw_text_lengths}
 _EXAMPLES = 3  # rows of each difficulty of a file
 _DIFFICULTIES = 8  # difficulties of a file that have examples
 _PICTURES = 4  # of a row
@@ -144,17 +137,27 @@ def write_data_report(
                 reason = f"{rejected:,} of {read:,} rows of {path} cannot be read: see {rejects.path}"
                 raise DataReportError(f"{reason if rejected else f'{path} has no rows'}; {out} was not written")
         write_json(partial / FIGURES, {name: one.card() for name, one in sets.items()})
-        sections = [_section(plot, sets) for plot in _PLOTS]
-        write_plots(partial, sections)
+        plots: list[Any] = []
+        for file, (title, panels) in _PLOTS.items():
+            figure = new_figure(8 if len(panels) == 1 else 12, 3.9)
+            for axes, (kind, what) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
+                _DRAW[kind](axes, sets, what)
+            draw_legend(figure, [*sets])
+            plots.append(((title, file, png(figure)), panels))
+            (partial / file).write_bytes(plots[-1][0][2])
         root = None if settings.media is None else os.path.realpath(settings.media)
         write_page(
             partial / PAGE,
             "data.html",
             title="Preference data",
-            overview=_overview(sets, {name: KINDS[kind] for name, kind in kinds.items()}),
-            uneven={name: uneven(one.labels) for name, one in sets.items()},
-            sections=sections,
+            sets=sets,
+            contents={name: KINDS[kind] for name, kind in kinds.items()},
+            plots=plots,
             examples={name: one.groups(root) for name, one in examples.items()},
+            uneven=uneven,
+            groups=groups,
+            group_title=group_title,
+            titles=TITLES,
         )
     return sets
 
@@ -209,81 +212,6 @@ def _read(
             statistics.add_sample(sample)
             examples.add(sample)
     return rejected
-
-
-def _section(plot: str, sets: Sets) -> Section:
-    """Return the part of the page for one of the plots."""
-    title, panels = _PLOTS[plot]
-    figure = new_figure(8 if len(panels) == 1 else 12, 3.9)
-    for axes, (draw, what) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
-        draw(axes, sets, what)
-    draw_legend(figure, [*sets])
-    if plot == "lengths.png":
-        tables = [_lengths(sets)]
-    else:
-        tables = [(_counts if draw is draw_counts else _balance)(sets, what) for draw, what in panels]
-    return Section(title, tables, (plot, png(figure)))
-
-
-def _overview(sets: Sets, kinds: Mapping[str, str]) -> Table:
-    rows = []
-    for name, one in sets.items():
-        labels = one.labels
-        annotated = one.rows - one.difficulties["none"]
-        rows.append(
-            [
-                name,
-                kinds[name],
-                f"{one.rows:,}",
-                f"{_percent(labels['1'], sum(labels.values()))} : {_percent(labels['2'], sum(labels.values()))}",
-                _percent(one.difficulties["unsolved"], annotated),
-                _percent(one.preferred["longer"], sum(one.preferred.values())),
-            ]
-        )
-    return Table(["File", "Content", "Rows", "Labels 1 : 2", "Never solved", "Longer response is better"], rows)
-
-
-def _counts(sets: Sets, what: str) -> Table:
-    counts: list[Mapping[str, int]] = [getattr(one, what) for one in sets.values()]
-    names = groups(sets, what)
-    rows = [
-        [
-            group_title(what, name),
-            *(f"{one.get(name, 0):,} ({_percent(one.get(name, 0), sum(one.values()))})" for one in counts),
-        ]
-        for name in names[:_TABLE_ROWS]
-    ]
-    if len(names) > _TABLE_ROWS:
-        rows.append([f"and {len(names) - _TABLE_ROWS:,} more", *[""] * len(counts)])
-    return Table([TITLES[what], *sets], rows)
-
-
-def _balance(sets: Sets, what: str) -> Table:
-    rows = [
-        [
-            group_title(what, name),
-            *(f"{one.labels_by[what][name, 1]:,} : {one.labels_by[what][name, 2]:,}" for one in sets.values()),
-        ]
-        for name in groups(sets, what)[:_TABLE_ROWS]
-    ]
-    return Table([f"Labels 1 : 2 by {'source' if what == 'sources' else 'difficulty'}", *sets], rows)
-
-
-def _lengths(sets: Sets) -> Table:
-    rows = []
-    for name, one in sets.items():
-        for text, units in one.lengths.items():
-            for unit, lengths in units.items():
-                if lengths.count:
-                    figures = [lengths.count, round(lengths.total / lengths.count)]
-                    figures += [lengths.quantile(share) or 0 for share in (0.05, 0.5, 0.95, 0.99)]
-                    figures.append(lengths.highest)
-                    rows.append([f"{name}: {text} ({unit})", *(f"{figure:,}" for figure in figures)])
-    return Table(["", "Texts", "Mean", "5%", "Median", "95%", "99%", "Longest"], rows)
-
-
-def _percent(part: int, total: int) -> str:
-    return f"{part / total:.1%}" if total else UNKNOWN
 
 
 def _pictures(sample: Sample, root: str | None) -> list[bytes | str]:

@@ -19,22 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from r1reward_verl.data.plots import draw_lengths
+from r1reward_verl import plots
+from r1reward_verl.data.statistics_plots import draw_lengths
 from r1reward_verl.evaluation.folder import CASES, JUDGEMENTS, METRICS, RUN
-from r1reward_verl.plots import (
-    PALE,
-    Interval,
-    colour,
-    draw_bars,
-    draw_chance,
-    draw_legend,
-    in_percent,
-    new_figure,
-    png,
-    short_label,
-    tidy,
-    write_empty,
-)
 from r1reward_verl.reports.gallery import (
     GalleryIndex,
     choose_cases,
@@ -53,19 +40,19 @@ if TYPE_CHECKING:
 
 _GALLERY_SIZE = 12 << 20  # characters of HTML
 _NOT_RUN = "published, not run here"
-_SHARES = {
-    "accuracy": "Accuracy (micro)",
-    "macro": "Accuracy (mean of the categories)",
-    "acc_plus": "acc+ (all pairs of an id right)",
-    "voting_accuracy": "Accuracy of the vote of all samples",
-    "voting_macro": "… mean of the categories",
-    "voting_acc_plus": "… acc+",
-    "both_orders_accuracy": "Right in both orders",
-    "flip_rate": "Verdicts that flip with the order",
-    "unparsable": "Unparsable (counted wrong)",
-    "consistency": "Reasoning supports the verdict",
-}
-_NUMBERS = {
+_FIGURES = {
+    "accuracy": ("Accuracy (micro)", "%"),
+    "macro": ("Accuracy (mean of the categories)", "%"),
+    "acc_plus": ("acc+ (all pairs of an id right)", "%"),
+    "voting_accuracy": ("Accuracy of the vote of all samples", "%"),
+    "voting_macro": ("… mean of the categories", "%"),
+    "voting_acc_plus": ("… acc+", "%"),
+    "any_correct": ("Any of the samples right", "%"),
+    "both_orders_accuracy": ("Right in both orders", "%"),
+    "flip_rate": ("Verdicts that flip with the order", "%"),
+    "position_bias": ("Position bias (better first minus better second)", "+%"),
+    "unparsable": ("Unparsable (counted wrong)", "%"),
+    "consistency": ("Reasoning supports the verdict", "%"),
     "rows": ("Judged (cases times orders)", ",.0f"),
     "pairs": ("Cases", ",.0f"),
     "ids": ("Ids", ",.0f"),
@@ -74,8 +61,10 @@ _NUMBERS = {
     "too_long": ("Prompt too long (counted wrong)", ",.0f"),
     "mean_response_tokens": ("Mean tokens of a judgement", ".1f"),
     "mean_reasoning_characters": ("Mean characters of its reasoning", ".1f"),
+    "tokens_per_second": ("Tokens per second", ",.0f"),
+    "resized_pictures": ("Pictures scaled down", ",.0f"),
 }
-_SETTINGS = {"tokens_per_second": "Tokens per second", "resized_pictures": "Pictures scaled down"}
+"""Figure -> its title and format; "%" is a share in percent with its interval."""
 _ORDER_FIGURES = {
     "accuracy": "accuracy",
     "both_orders_accuracy": "right in both orders",
@@ -114,7 +103,7 @@ class Figures:
         """Return a figure."""
         return _number(self._content.get(name))
 
-    def interval(self, name: str) -> Interval | None:
+    def interval(self, name: str) -> plots.Interval | None:
         """Return an interval."""
         bounds = self.numbers(name)
         low, high = bounds if len(bounds) == 2 else (None, None)
@@ -125,9 +114,12 @@ class Figures:
         values = self._content.get(name)
         return [_number(value) for value in values] if isinstance(values, list) else []
 
-    def percent(self, name: str, interval: str = "", digits: int = 1) -> str:
-        """Return a share in percent, with its interval by the name `interval`."""
-        return percent(self.number(name), self.interval(interval), digits=digits)
+    def text(self, name: str, form: str = "%", interval: str = "") -> str:
+        """Return a figure as text: in percent with its interval by the name `interval`, or in another format."""
+        value = self.number(name)
+        if form.endswith("%"):
+            return percent(value, self.interval(interval), f"{form[:-1]}.1f")
+        return UNKNOWN if value is None else format(value, form)
 
     def part(self, name: str) -> Figures:
         """Return the figures below a name."""
@@ -199,9 +191,11 @@ def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
                 raise ValueError(f"{folder} has no {name}: `r1reward eval run` writes it, and resumes where it stopped")
     runs = []
     for name, folder in short_names([folder.resolve() for folder in folders], lambda folder: folder.name).items():
-        settings = dict(_flat(_read_object(folder / RUN)))
-        figures = Figures(_read_object(folder / METRICS))
-        runs.append(LoadedRun(printable(name), folder, settings, figures, index_judgements(folder)))
+        settings, metrics = dict(_flat(_read_object(folder / RUN))), _read_object(folder / METRICS)
+        run = LoadedRun(printable(name), folder, settings, Figures(metrics), index_judgements(folder))
+        metrics |= {name: run.setting(name) for name in ("tokens_per_second", "resized_pictures")}
+        metrics["any_correct"] = (run.figures.part("voting").numbers("any_correct") or [None])[-1]
+        runs.append(run)
     return runs
 
 
@@ -236,22 +230,9 @@ def runs_table(runs: Sequence[LoadedRun]) -> Table:
 
 def figures_table(runs: Sequence[LoadedRun]) -> Table:
     """Return the figures of all runs, one a line, shares in percent with their 95% intervals."""
-
-    def numbers(values: Sequence[float | None], form: str) -> list[str]:
-        return [UNKNOWN if value is None else format(value, form) for value in values]
-
-    rows = [[title, *(run.figures.percent(name, f"{name}_ci95") for run in runs)] for name, title in _SHARES.items()]
-    any_right = [run.figures.part("voting").numbers("any_correct") or [None] for run in runs]
-    rows.append(["Any of the samples right", *(percent(values[-1]) for values in any_right)])
-    rows.append(["Position bias (better first minus better second)"])
-    for run in runs:
-        sign = "+" if (run.figures.number("position_bias") or 0) > 0 else ""
-        rows[-1].append(sign + run.figures.percent("position_bias", "position_bias_ci95"))
-    rows += [
-        [title, *numbers([run.figures.number(name) for run in runs], form)] for name, (title, form) in _NUMBERS.items()
-    ]
-    rows += [
-        [title, *numbers([_number(run.setting(name)) for run in runs], ",.0f")] for name, title in _SETTINGS.items()
+    rows = [
+        [title, *(run.figures.text(name, form, f"{name}_ci95") for run in runs)]
+        for name, (title, form) in _FIGURES.items()
     ]
     rows.append(["Judgements that correct themselves", *(run.corrections for run in runs)])
     return Table(["", *(run.name for run in runs)], [row for row in rows if {*row[1:]} != {UNKNOWN}])
@@ -272,10 +253,11 @@ def published_table(benchmark: str, runs: Sequence[LoadedRun]) -> Table | None:
                 row = [run.name + (f", voting@{samples:.0f}" if vote else "") + protocol]
                 for column in table.columns:
                     if name := table.figures.get(column):
-                        row.append(figures.percent(f"voting_{name}" if vote else name, digits=2))
+                        share = figures.number(f"voting_{name}" if vote else name)
                     else:
                         category = categories.get(column.casefold(), Figures(None))
-                        row.append(category.percent("voting" if vote else "accuracy", digits=2))
+                        share = category.number("voting" if vote else "accuracy")
+                    row.append(percent(share, form=".2f"))
                 rows.append(row)
     rows += [
         [f"{name} ({_NOT_RUN})", *(UNKNOWN if value is None else f"{value:.2f}" for value in row)]
@@ -303,9 +285,8 @@ def categories_table(runs: Sequence[LoadedRun]) -> Table:
     for name, found in categories_of(runs).items():
         row = [name]
         for figures in found:
-            count = figures.number("rows")
-            row += [figures.percent("accuracy", "ci95"), figures.percent("voting", "voting_ci95")]
-            row.append(UNKNOWN if count is None else f"{count:,.0f}")
+            row += [figures.text("accuracy", interval="ci95"), figures.text("voting", interval="voting_ci95")]
+            row.append(figures.text("rows", ",.0f"))
         rows.append(row)
     return Table(header, rows)
 
@@ -313,28 +294,24 @@ def categories_table(runs: Sequence[LoadedRun]) -> Table:
 def plot_categories(runs: Sequence[LoadedRun]) -> Figure:
     """Draw accuracy by category with 95% intervals, for runs of one benchmark."""
     categories = categories_of(runs)
-    figure = new_figure(max(7, 1.4 * len(categories)), 4.2)
-    axes = figure.subplots()
-    tidy(axes, "Accuracy by category")
     by_run = [*zip(*categories.values(), strict=True)]
+    figure, axes = plots.new_plot("Accuracy by category", max(7, 1.4 * len(categories)))
     shares = [[figures.number("accuracy") for figures in found] for found in by_run]
-    draw_bars(axes, [*categories], shares, [[figures.interval("ci95") for figures in found] for found in by_run])
-    draw_chance(axes)
+    plots.draw_bars(axes, [*categories], shares, [[figures.interval("ci95") for figures in found] for found in by_run])
+    plots.draw_chance(axes)
     axes.set_ylim(0, 1)
-    draw_legend(figure, [run.name for run in runs])
+    plots.draw_legend(figure, [run.name for run in runs])
     return figure
 
 
 def plot_orders(runs: Sequence[LoadedRun]) -> Figure:
     """Draw what the order of the responses does to each run."""
-    figure = new_figure(7, 4.2)
-    axes = figure.subplots()
-    tidy(axes, "Effect of the order of the responses")
+    figure, axes = plots.new_plot("Effect of the order of the responses")
     shares = [[run.figures.number(name) for name in _ORDER_FIGURES] for run in runs]
     intervals = [[run.figures.interval(f"{name}_ci95") for name in _ORDER_FIGURES] for run in runs]
-    draw_bars(axes, [*_ORDER_FIGURES.values()], shares, intervals)
-    axes.axhline(0, color=PALE, linewidth=1)
-    draw_legend(figure, [run.name for run in runs])
+    plots.draw_bars(axes, [*_ORDER_FIGURES.values()], shares, intervals)
+    axes.axhline(0, color=plots.PALE, linewidth=1)
+    plots.draw_legend(figure, [run.name for run in runs])
     return figure
 
 
@@ -342,36 +319,32 @@ def plot_voting(runs: Sequence[LoadedRun]) -> Figure:
     """Draw the accuracy of the vote of k samples, and the share of rows of which any of k samples is right, over k."""
     from matplotlib.ticker import MaxNLocator  # heavy, as all of matplotlib
 
-    figure = new_figure(7, 4.2)
-    axes = figure.subplots()
-    tidy(axes, "Accuracy over the number of samples k")
+    figure, axes = plots.new_plot("Accuracy over the number of samples k")
     for place, run in enumerate(runs):
-        name, voting = short_label(run.name, 40), run.figures.part("voting")
+        name, voting = plots.short_label(run.name, 40), run.figures.part("voting")
         k: Any = voting.numbers("k")
         for curve, line, title in (("accuracy", "o-", "vote of k"), ("any_correct", "o:", "any of k right")):
             values: Any = voting.numbers(curve)
             if k and len(values) == len(k) and None not in k + values:
-                axes.plot(k, values, line, markersize=3, color=colour(place), label=f"{name}: {title}")
+                axes.plot(k, values, line, markersize=3, color=plots.colour(place), label=f"{name}: {title}")
         if k and (greedy := run.figures.number("accuracy")) is not None:
-            axes.axhline(greedy, color=colour(place), linewidth=1, linestyle="--", label=f"{name}: greedy")
+            axes.axhline(greedy, color=plots.colour(place), linewidth=1, linestyle="--", label=f"{name}: greedy")
     if axes.lines:
-        axes.set_xlabel("k", color=PALE)
+        axes.set_xlabel("k", color=plots.PALE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        in_percent(axes.yaxis)
+        plots.in_percent(axes.yaxis)
         for text in axes.legend(frameon=False, fontsize=8).get_texts():
             text.set_parse_math(False)
     else:
-        write_empty(axes, "no samples were drawn (--samples K)")
+        plots.write_empty(axes, "no samples were drawn (--samples K)")
     return figure
 
 
 def plot_lengths(runs: Sequence[LoadedRun]) -> Figure:
     """Draw the lengths of the greedy judgements."""
-    figure = new_figure(7, 4.2)
-    axes = figure.subplots()
-    tidy(axes, "Length of a judgement (tokens)")
+    figure, axes = plots.new_plot("Length of a judgement (tokens)")
     draw_lengths(axes, [run.index.lengths for run in runs])
-    draw_legend(figure, [run.name for run in runs])
+    plots.draw_legend(figure, [run.name for run in runs])
     return figure
 
 
@@ -387,13 +360,13 @@ def report_sections(runs: Sequence[LoadedRun]) -> list[Section]:
             parts.append(Section(f"{benchmark}: beside the paper", [table], note=_NOTES["published"]))
         if categories_of(of_it):
             plain = re.fullmatch("[a-z0-9-]{1,40}", benchmark)
-            plot = (f"categories-{benchmark if plain else number}.png", png(plot_categories(of_it)))
+            plot = (f"categories-{benchmark if plain else number}.png", plots.png(plot_categories(of_it)))
             parts.append(Section(f"{benchmark}: categories", [categories_table(of_it)], plot))
     return [
         *parts,
-        Section("Voting", plot=("voting.png", png(plot_voting(runs))), note=_NOTES["voting"]),
-        Section("Order", plot=("orders.png", png(plot_orders(runs))), note=_NOTES["orders"]),
-        Section("Length", plot=("lengths.png", png(plot_lengths(runs))), note=_NOTES["lengths"]),
+        Section("Voting", plot=("voting.png", plots.png(plot_voting(runs))), note=_NOTES["voting"]),
+        Section("Order", plot=("orders.png", plots.png(plot_orders(runs))), note=_NOTES["orders"]),
+        Section("Length", plot=("lengths.png", plots.png(plot_lengths(runs))), note=_NOTES["lengths"]),
     ]
 
 

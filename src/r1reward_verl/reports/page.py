@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from r1reward_verl.media import thumbnail
+from r1reward_verl.plots import Interval
 from r1reward_verl.storage import write_text
 
 UNKNOWN = "–"
@@ -96,14 +97,12 @@ def short_names(paths: Sequence[PathT], short: Callable[[PathT], str]) -> dict[s
     return names
 
 
-def percent(
-    share: float | None, interval: tuple[float, float] | None = None, *, digits: int = 1, unit: str = ""
-) -> str:
-    """Return a share in percent, followed by its interval if it has one."""
+def percent(share: float | None, interval: Interval | None = None, form: str = ".1f", unit: str = "") -> str:
+    """Return a share in percent in the format `form`, followed by its interval if it has one."""
     if share is None:
         return UNKNOWN
-    bounds = "" if interval is None else f" [{100 * interval[0]:.{digits}f}, {100 * interval[1]:.{digits}f}]"
-    return f"{100 * share:.{digits}f}{unit}{bounds}"
+    low_high = [format(100 * bound, form.removeprefix("+")) for bound in interval or ()]
+    return f"{100 * share:{form}}{unit}" + (f" [{', '.join(low_high)}]" if interval else "")
 
 
 def small_picture(image: Any, side: int, root: str | None = None) -> bytes | str:
@@ -145,6 +144,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"cut": cut, "markdown": _markdown, "data_uri": _data_uri, "source_hash": _source_hash}
+    environment.filters["number"] = "{:,}".format
+    environment.filters["share"] = lambda part, total: f"{part / total:.1%}" if total else UNKNOWN
     environment.globals["inline"] = lambda name: Markup(loader.get_source(environment, name)[0])  # noqa: S704
     return environment
 

@@ -13,18 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1reward_verl.plots import (
-    CHANCE,
-    PALE,
-    colour,
-    draw_bars,
-    draw_legend,
-    in_percent,
-    new_figure,
-    png,
-    tidy,
-    write_empty,
-)
+from r1reward_verl import plots
 from r1reward_verl.reports.page import UNKNOWN, Section, Table, percent, write_page, write_plots
 
 if TYPE_CHECKING:
@@ -144,21 +133,21 @@ def plot_training(curves: Mapping[str, Series]) -> Figure:
     """Draw the six curves of a training run, one panel each."""
     from matplotlib.ticker import MaxNLocator  # heavy, as all of matplotlib
 
-    figure = new_figure(11, 5.8)
+    figure = plots.new_figure(11, 5.8)
     for axes, (name, (title, _)) in zip(figure.subplots(2, 3).flat, _CURVES.items(), strict=True):
-        tidy(axes, title)
+        plots.tidy(axes, title)
         points = curves.get(name)
         if not points:
-            write_empty(axes, "not logged")
+            plots.write_empty(axes, "not logged")
             continue
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) <= 40 else ""
-        axes.plot(steps, values, color=colour(0), linewidth=1.8, marker=marker, markersize=3.5)
+        axes.plot(steps, values, color=plots.colour(0), linewidth=1.8, marker=marker, markersize=3.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("step", fontsize=9, color=PALE)
+        axes.set_xlabel("step", fontsize=9, color=plots.PALE)
         axes.margins(x=0.03, y=0.12)
         if name in _SHARES:
-            in_percent(axes.yaxis)
+            plots.in_percent(axes.yaxis)
         if min(values) == max(values):
             half = 0.05 if name in _SHARES else max(0.1 * abs(values[0]), 0.1)
             axes.set_ylim(values[0] - half, values[0] + half)
@@ -169,19 +158,19 @@ def plot_training(curves: Mapping[str, Series]) -> Figure:
 
 def plot_before_after(summary: Mapping[str, Any]) -> Figure:
     """Draw accuracy, voting accuracy and consistency of both stages with their 95% intervals."""
-    figure = new_figure(8, 4.4)
+    figure = plots.new_figure(8, 4.4)
     axes = figure.subplots()
-    tidy(axes)
+    plots.tidy(axes)
     names = [_FIGURES[name].format(samples=summary["rl"].get("samples", "K")) for name in _BARS]
     stages = [summary[stage] for stage in STAGES]
     shares = [[stage.get(name) for name in _BARS] for stage in stages]
-    draw_bars(axes, names, shares, [[stage.get(f"{name}_ci95") for name in _BARS] for stage in stages])
+    plots.draw_bars(axes, names, shares, [[stage.get(f"{name}_ci95") for name in _BARS] for stage in stages])
     # Chance is one half for the accuracies; consistency, the last, has no such level.
-    axes.hlines(0.5, -0.6, 1.5, color=CHANCE, linewidth=1, linestyles=(0, (4, 3)))
-    axes.text(1.5, 0.51, "chance", color=CHANCE, fontsize=9, ha="center", va="bottom")
+    axes.hlines(0.5, -0.6, 1.5, color=plots.CHANCE, linewidth=1, linestyles=(0, (4, 3)))
+    axes.text(1.5, 0.51, "chance", color=plots.CHANCE, fontsize=9, ha="center", va="bottom")
     axes.set_ylim(0, 1.1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    draw_legend(figure, [*STAGES.values()])
+    plots.draw_legend(figure, [*STAGES.values()])
     return figure
 
 
@@ -204,10 +193,10 @@ def write_training_report(
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    bars = ("before_after.png", png(plot_before_after(summary)))
+    bars = ("before_after.png", plots.png(plot_before_after(summary)))
     sections = [
         Section("Before and after RL", [summary_table(summary)], bars, summary_note(summary)),
-        Section("Over training", plot=("training.png", png(plot_training(curves)))),
+        Section("Over training", plot=("training.png", plots.png(plot_training(curves)))),
     ]
     write_plots(out, sections)
     for name, template in (("report.md", "report.md"), ("report.html", "training.html")):

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from r1reward_verl.data.plots import plot
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.rows import difficulty_of
 from r1reward_verl.data.statistics import CLASSES, OTHERS, Lengths, Statistics, ordered, uneven
+from r1reward_verl.data.statistics_plots import plot
 from r1reward_verl.media import Media
 
 TRACE = "<think>Yes.</think><answer>1</answer>"

@@ -162,7 +162,7 @@ def test_lengths_in_tokens(tmp_path):
     assert run(path, tmp_path / "report", "--model", tmp_path / "model") == 0
     figures = json.loads((tmp_path / "report" / "statistics.json").read_text())["a"]["lengths"]["response"]
     assert 0 < figures["tokens"]["mean"] < figures["characters"]["mean"]
-    assert "response (tokens)" in read(tmp_path / "report")
+    assert "a (tokens)" in read(tmp_path / "report")
 
 
 # Bad input

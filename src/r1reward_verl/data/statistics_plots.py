@@ -7,19 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from r1reward_verl import plots
 from r1reward_verl.data.rows import NONE, UNSOLVED
 from r1reward_verl.data.statistics import Lengths, Statistics, ordered
-from r1reward_verl.plots import (
-    colour,
-    draw_bars,
-    draw_chance,
-    draw_legend,
-    in_percent,
-    new_figure,
-    png,
-    tidy,
-    write_empty,
-)
 
 Sets = Mapping[str, Statistics]
 """Statistics by the name of their set."""
@@ -41,14 +31,14 @@ _LARGEST = 10  # groups in a plot
 
 def plot(sets: Sets, path: str | os.PathLike[str]) -> None:
     """Write an overview of sets, as `r1reward data select` puts it beside them, as one PNG file."""
-    figure = new_figure(12, 7)
+    figure = plots.new_figure(12, 7)
     panels = iter(figure.subplots(2, 3).flat)
     for what in ("difficulties", "labels", "sources", "preferred"):
         draw_counts(next(panels), sets, what)
     for text in ("response", "trace"):
         draw_text_lengths(next(panels), sets, text)
-    draw_legend(figure, [*sets])
-    Path(path).write_bytes(png(figure))
+    plots.draw_legend(figure, [*sets])
+    Path(path).write_bytes(plots.png(figure))
 
 
 def groups(sets: Sets, what: str) -> list[str]:
@@ -72,10 +62,10 @@ def draw_counts(axes: Any, sets: Sets, what: str) -> None:
     names = groups(sets, what)[:_LARGEST]
     counts: list[Mapping[str, int]] = [getattr(one, what) for one in sets.values()]
     shares = [[_share(count.get(name, 0), sum(count.values())) for name in names] for count in counts]
-    tidy(axes, TITLES[what])
-    draw_bars(axes, [group_title(what, name) for name in names], shares, across=what in ("sources", "categories"))
+    plots.tidy(axes, TITLES[what])
+    plots.draw_bars(axes, [group_title(what, name) for name in names], shares, across=what in ("sources", "categories"))
     if what == "labels" and any(one.rows for one in sets.values()):
-        draw_chance(axes)
+        plots.draw_chance(axes)
 
 
 def draw_balance(axes: Any, sets: Sets, what: str) -> None:
@@ -83,36 +73,36 @@ def draw_balance(axes: Any, sets: Sets, what: str) -> None:
     names, across = groups(sets, what)[:_LARGEST], what == "sources"
     counts = [one.labels_by[what] for one in sets.values()]
     shares = [[_share(count[name, 1], count[name, 1] + count[name, 2]) for name in names] for count in counts]
-    tidy(axes, f"Response 1 is better, by {'source' if across else 'difficulty'}")
-    draw_bars(axes, [group_title(what, name) for name in names], shares, across=across)
+    plots.tidy(axes, f"Response 1 is better, by {'source' if across else 'difficulty'}")
+    plots.draw_bars(axes, [group_title(what, name) for name in names], shares, across=across)
     if names:
-        draw_chance(axes, across=across)
+        plots.draw_chance(axes, across=across)
 
 
 def draw_text_lengths(axes: Any, sets: Sets, text: str) -> None:
     """Draw the lengths of `question`, `response` or `trace`, in tokens where all sets have them."""
     known = [one.lengths[text] for one in sets.values()]
     unit = "tokens" if known and all("tokens" in lengths for lengths in known) else "characters"
-    tidy(axes, f"Length of a {text} ({unit})")
+    plots.tidy(axes, f"Length of a {text} ({unit})")
     draw_lengths(axes, [lengths[unit] for lengths in known])
 
 
 def draw_lengths(axes: Any, sets: Sequence[Lengths]) -> None:
     """Draw histograms of lengths on a logarithmic axis, each with its median as a dashed line."""
     if not any(lengths.count for lengths in sets):
-        write_empty(axes, "none")
+        plots.write_empty(axes, "none")
         return
     for place, lengths in enumerate(sets):
         if bins := lengths.histogram(per_doubling=4):
             edges = [low for low, _, _ in bins] + [bins[-1][1]]
             shares = [many / lengths.count for _, _, many in bins]
-            axes.stairs(shares, edges, fill=len(sets) == 1, color=colour(place), linewidth=1.6)
+            axes.stairs(shares, edges, fill=len(sets) == 1, color=plots.colour(place), linewidth=1.6)
             # On the filled histogram of a single set the line takes the colour of the second.
-            line = colour(place + (len(sets) == 1))
+            line = plots.colour(place + (len(sets) == 1))
             axes.axvline(lengths.quantile(0.5), color=line, linewidth=1, linestyle=(0, (2, 2)))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    in_percent(axes.yaxis)
+    plots.in_percent(axes.yaxis)
 
 
 def _share(part: int, total: int) -> float | None:
