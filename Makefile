@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 export VERL_PLATFORM := cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean requirements
+.PHONY: help setup demo test lint bench docs clean requirements
 
 help:  ## say what each verb does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -42,6 +42,9 @@ test: lint  ## run lint and all tests, the end-to-end ones included
 
 bench: setup  ## measure beside the peer; tables to the screen, figures to benchmarks/results
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+docs: setup  ## build the documentation site; open site/index.html
+	$(BIN)/python tools/build_site.py
 
 clean:  ## remove what make and the demo wrote
 	rm -rf $(VENV) .install-start outputs build dist site .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

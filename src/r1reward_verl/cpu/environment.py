@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-# What each lever gave is in docs/cpu.md.
+# What each lever gave is in docs/explanation/cpu.md.
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM's default takes a share of all memory
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # actor and rollout take turns on the same cores
