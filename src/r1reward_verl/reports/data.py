@@ -32,7 +32,7 @@ from r1reward_verl.data.statistics_plots import (
 )
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.plots import draw_legend, new_figure, png
-from r1reward_verl.reports.page import short_names, small_picture, write_page
+from r1reward_verl.reports.page import short_names, small_pictures, write_page
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import Rejects, replaced_folder, write_json
 
@@ -48,7 +48,6 @@ _PLOTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
 _DRAW = {"counts": draw_counts, "balance": draw_balance, "lengths": draw_text_lengths}
 _EXAMPLES = 3  # rows of each difficulty of a file
 _DIFFICULTIES = 8  # difficulties of a file that have examples
-_PICTURES = 4  # of a row
 
 
 class DataReportError(R1RewardError):
@@ -83,12 +82,17 @@ class _Examples:
         elif (place := self.random.randrange(self.seen[sample.difficulty])) < _EXAMPLES:
             kept[place] = sample
 
-    def groups(self, root: str | None) -> Iterator[tuple[str, list[tuple[Sample, list[bytes | str]]]]]:
+    def groups(self, root: str | None) -> Iterator[tuple[str, list[tuple[Sample, Any]]]]:
         """Yield the examples of each difficulty as the page shows them."""
         for name in ordered(self.samples):
             title = f"solved at attempt {name}" if name.isdecimal() else group_title("difficulties", name)
-            rows = [(sample, _pictures(sample, root)) for sample in self.samples[name]]
-            yield f"{title} ({self.seen[name]:,} rows)", rows
+            yield (
+                f"{title} ({self.seen[name]:,} rows)",
+                [
+                    (sample, small_pictures([*sample.images, *sample.frames], 4, 280, root))
+                    for sample in self.samples[name]
+                ],
+            )
 
 
 def write_data_report(
@@ -212,10 +216,3 @@ def _read(
             statistics.add_sample(sample)
             examples.add(sample)
     return rejected
-
-
-def _pictures(sample: Sample, root: str | None) -> list[bytes | str]:
-    """Return small copies of a row's first pictures, and texts for what cannot be shown."""
-    media = [*sample.images, *sample.frames]
-    pictures = [small_picture(one, 280, root) for one in media[:_PICTURES]]
-    return [*pictures, f"{len(media) - _PICTURES:,} more pictures"] if len(media) > _PICTURES else pictures

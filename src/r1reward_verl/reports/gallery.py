@@ -21,8 +21,7 @@ from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case
 from r1reward_verl.evaluation.folder import CASES, JUDGEMENTS
 from r1reward_verl.evaluation.reflection import corrections
 from r1reward_verl.judgement import parse
-from r1reward_verl.media import sampled
-from r1reward_verl.reports.page import cut, render, small_picture
+from r1reward_verl.reports.page import cut, render, small_pictures
 from r1reward_verl.text import excerpt
 
 Outcome = Literal["right", "wrong", "none"]
@@ -34,7 +33,6 @@ LABELS = {"chosen-first": 1, "rejected-first": 2}
 TITLES = {"chosen-first": "Better response first", "rejected-first": "Worse response first"}
 KINDS = ("wrong", "right", "flipped", "unparsable", "self-correcting")
 
-_FRAMES = 6
 _EXCERPTS = 6
 _AROUND = 160  # characters of an excerpt before and after its turn
 
@@ -202,14 +200,12 @@ class GalleryCase:
         return printable(self.text("category")) or "no category"
 
     @property
-    def pictures(self) -> list[bytes | str] | None:
-        """Small copies of its pictures, of many a few; texts for what cannot be shown. None if they are gone."""
+    def pictures(self) -> list[tuple[str, bytes | str]] | None:
+        """A few of its pictures (see `small_pictures`), None if they are gone."""
         if self.media == "inline":
             return None
         sources = [one for one in self.media if isinstance(one, str | bytes)] if isinstance(self.media, list) else []
-        side = 360 if len(sources) <= 2 else 160
-        pictures = [small_picture(sources[place], side) for place in sampled(len(sources), _FRAMES)]
-        return [*pictures, f"{_FRAMES} of {len(sources)} pictures"] if len(sources) > _FRAMES else pictures
+        return small_pictures(sources, 6, 360 if len(sources) <= 2 else 160)
 
     @property
     def judgements(self) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from r1reward_verl.media import thumbnail
+from r1reward_verl.media import sampled, thumbnail
 from r1reward_verl.plots import Interval
 from r1reward_verl.storage import write_text
 
@@ -105,12 +105,21 @@ def percent(share: float | None, interval: Interval | None = None, form: str = "
     return f"{100 * share:{form}}{unit}" + (f" [{', '.join(low_high)}]" if interval else "")
 
 
-def small_picture(image: Any, side: int, root: str | None = None) -> bytes | str:
-    """Return a `thumbnail` of a picture, or a text that says why there is none."""
-    try:
-        return thumbnail(image, side, root)
-    except (OSError, ValueError) as error:
-        return f"not readable: {error}"
+def small_pictures(
+    sources: Sequence[Any], count: int, side: int, root: str | None = None
+) -> list[tuple[str, bytes | str]]:
+    """Return thumbnails of at most `count` pictures, spread evenly: the name of each, and its file or why it has none.
+
+    If there are more pictures, a last entry says how many are shown.
+    """
+    pictures: list[tuple[str, bytes | str]] = []
+    for place in sampled(len(sources), count):
+        try:
+            file: bytes | str = thumbnail(sources[place], side, root)
+        except (OSError, ValueError) as error:
+            file = f"not readable: {error}"
+        pictures.append((f"picture {place + 1} of {len(sources)}", file))
+    return [*pictures, ("", f"{count} of {len(sources)} pictures")] if len(sources) > count else pictures
 
 
 def cut(text: str) -> str:

@@ -132,7 +132,7 @@ def test_pictures_as_bytes_and_frames_and_many_of_them(tmp_path):
     write_data_report([preferences(tmp_path / "a.parquet", items)], tmp_path / "report")
     text = read(tmp_path / "report")
     assert text.count("<img") == len(PLOTS) + 4
-    assert "8 more pictures" in text
+    assert "4 of 12 pictures" in text
 
 
 def test_long_texts_are_cut(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from factories import png, preference
 from pages import Page, check_stands_alone
 from r1reward_verl.cli import main
-from r1reward_verl.data.preference import SCHEMA, Preference, to_row
+from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.media import Media
 from r1reward_verl.reports.evaluation import load_runs, published_table, write_evaluation_report
 from r1reward_verl.reports.gallery import LABELS, GalleryIndex, choose_cases, index_judgements, make_gallery, read_cases
@@ -27,74 +27,87 @@ def report(tmp_path, *runs, count=200):
     return Page(write_evaluation_report(load_runs(runs), tmp_path / "report", count))
 
 
+def pair(row, first, second, **texts):
+    """A run's case with its two greedy judgements."""
+    return case(row), judged(row, first, second, **texts)
+
+
+def write_pairs(folder, pairs, **settings):
+    """A run of (case, judgements)."""
+    cases, lines = zip(*pairs, strict=True)
+    return write_run(folder, cases, [line for some in lines for line in some], **settings)
+
+
+def change_metrics(run, change):
+    """Write what `change` makes of the metrics of a run; return the metrics as they were."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(change(metrics)))
+    return metrics
+
+
 @pytest.fixture
 def run(tmp_path):
     """Six cases: right, wrong, flipped to 1, flipped to 2, unparsable, and one that corrects itself in a sample."""
     verdicts = [(1, 2), (2, 1), (1, 1), (2, 2), (None, 2), (1, 2)]
-    cases = [case(row, CATEGORIES[row % 3]) for row in range(1, 7)]
-    lines = [line for row, pair in enumerate(verdicts, start=1) for line in judged(row, *pair)]
     turning = says(1, "It is red. Wait, it is blue.")
-    lines += [
-        judgement(row, order, turning if (row, sample, order) == (6, 2, "chosen-first") else says(1), sample)
-        for row in range(1, 7)
-        for order in ("chosen-first", "rejected-first")
-        for sample in (1, 2)
-    ]
-    return write_run(tmp_path / "tiny", cases, lines, samples=2)
+    pairs = []
+    for row, (first, second) in enumerate(verdicts, start=1):
+        samples = [
+            judgement(row, order, turning if (row, sample, order) == (6, 2, "chosen-first") else says(1), sample)
+            for order in LABELS
+            for sample in (1, 2)
+        ]
+        pairs.append((case(row, CATEGORIES[row % 3]), judged(row, first, second) + samples))
+    return write_pairs(tmp_path / "tiny", pairs, samples=2)
 
 
 # Figures
 
 
-def test_all_files_are_written_and_the_page_stands_alone(run, tmp_path, capsys):
+def test_all_files_are_written_and_the_page_stands_alone(run, capsys):
     assert main(["eval", "report", str(run)]) == 0
-    assert f"written: {run / 'report' / 'report.html'}" in capsys.readouterr().out
-    names = {path.name for path in (run / "report").iterdir()}
+    out = run / "report"
+    assert f"written: {out / 'report.html'}" in capsys.readouterr().out
     plots = {"categories-vl-rewardbench.png", "voting.png", "orders.png", "lengths.png"}
-    assert names == {"report.html", "report.md", *plots}
-    for name in plots:
-        with Image.open(run / "report" / name) as image:
-            assert image.width > 500
-
-    page = Page(run / "report" / "report.html")
+    assert {path.name for path in out.iterdir()} == {"report.html", "report.md", *plots}
+    assert min(Image.open(out / name).width for name in plots) > 500
+    page = Page(out / "report.html")
     check_stands_alone(page)
     assert len(page.all("img", "plot")) == len(plots)
     assert len(page.all("script")) == 1
 
 
 def test_figures_are_those_of_the_metrics_with_their_intervals(run, tmp_path):
+    metrics = change_metrics(run, dict)
     report(tmp_path, run)
-    metrics = json.loads((run / "metrics.json").read_text())
     text = (tmp_path / "report" / "report.md").read_text().replace("\\", "")
     low, high = metrics["accuracy_ci95"]
     assert f"| Accuracy (micro) | {100 * metrics['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}] |" in text
-    assert metrics["flip_rate"] == pytest.approx(2 / 5)
     assert "| Verdicts that flip with the order | 40.0 [" in text
     assert "| Judgements that correct themselves | 1 of 36 (2.8%) |" in text
     assert "| Judged (cases times orders) | 12 |" in text
-    assert "Tokens a second" not in text  # the run does not say
+    assert "Tokens per second" not in text  # the run does not say
 
 
 def test_what_cannot_be_computed_is_shown_as_such(run, tmp_path):
-    metrics = json.loads((run / "metrics.json").read_text())
-    emptied = {name: value if name in ("rows", "by_category") else None for name, value in metrics.items()}
-    emptied["by_category"] = {name: dict.fromkeys(figures) for name, figures in metrics["by_category"].items()}
-    (run / "metrics.json").write_text(json.dumps(emptied))
+    def emptied(metrics):
+        categories = {name: dict.fromkeys(figures) for name, figures in metrics["by_category"].items()}
+        return dict.fromkeys(metrics) | {"rows": metrics["rows"], "by_category": categories}
+
+    change_metrics(run, emptied)
     page = report(tmp_path, run)
-    assert "None" not in page.text
-    assert "nan" not in page.text
+    assert not re.search("None|nan", page.text)
     assert "| tiny | – | – | – | – | – |" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_an_incomplete_run_is_called_so(run, tmp_path):
-    metrics = json.loads((run / "metrics.json").read_text())
-    (run / "metrics.json").write_text(json.dumps({**metrics, "failed": 3}))
+    change_metrics(run, lambda metrics: metrics | {"failed": 3})
     assert "incomplete: 3 not judged" in report(tmp_path, run).text
 
 
 def test_beside_the_paper_stand_the_run_its_vote_and_the_reference_protocol(run):
+    metrics = change_metrics(run, dict)
     table = published_table("vl-rewardbench", load_runs([run]))
-    metrics = json.loads((run / "metrics.json").read_text())
     by_name = {name: cells for name, *cells in table.rows}
     assert table.header == ["Accuracy, %", "general", "hallucination", "reasoning", "overall", "macro"]
     assert by_name["tiny"][3] == f"{100 * metrics['accuracy']:.2f}"
@@ -102,8 +115,7 @@ def test_beside_the_paper_stand_the_run_its_vote_and_the_reference_protocol(run)
     assert by_name["tiny, voting@2"][3] == f"{100 * metrics['voting_accuracy']:.2f}"
     assert by_name["tiny, reference protocol"][4] == f"{100 * metrics['reference']['macro']:.2f}"
     assert by_name["R1-Reward (published, not run here)"] == ["63.84", "85.71", "64.78", "71.92", "71.44"]
-    ablated = by_name["R1-Reward, no pre-clip (published, not run here)"]
-    assert ablated == ["–", "–", "–", "67.36", "–"]
+    assert by_name["R1-Reward, no pre-clip (published, not run here)"] == ["–", "–", "–", "67.36", "–"]
     assert all("published, not run here" in name for name in by_name if not name.startswith("tiny"))
 
 
@@ -124,17 +136,13 @@ def test_published_totals_follow_from_the_published_columns(name):
 
 
 def test_of_a_file_of_preferences_nothing_is_published(tmp_path):
-    run = write_run(tmp_path / "own", [case(1, "own")], judged(1, 1, 2), benchmark="preferences")
+    run = write_pairs(tmp_path / "own", [pair(1, 1, 2)], benchmark="preferences")
     assert published_table("preferences", load_runs([run])) is None
-    text = report(tmp_path, run).text
-    assert "published" not in text
-    assert "no samples were drawn" not in text  # drawn in the plot
+    assert "published" not in report(tmp_path, run).text
 
 
 def test_runs_of_two_benchmarks_stand_beside_one_another(run, tmp_path):
-    other = write_run(
-        tmp_path / "other", [case(1, "mcq")], judged(1, 1, 2), benchmark="mm-rlhf-rewardbench", acc_plus=True
-    )
+    other = write_pairs(tmp_path / "other", [pair(1, 1, 2)], benchmark="mm-rlhf-rewardbench", acc_plus=True)
     page = report(tmp_path, run, other)
     assert "mm-rlhf-rewardbench: beside the paper" in page.text
     assert "vl-rewardbench: beside the paper" in page.text
@@ -149,74 +157,70 @@ def test_names_that_plots_would_take_for_formulas_are_names(tmp_path):
 # Which cases are what
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "kinds"),
-    [
-        (1, 2, {"right"}),
-        (2, 1, {"wrong"}),
-        (1, 1, {"wrong", "flipped"}),
-        (2, 2, {"wrong", "flipped"}),
-        (None, 2, {"unparsable"}),
-        (2, None, {"wrong", "unparsable"}),
-        (None, None, {"unparsable"}),
-        (1, "absent", {"right"}),
-        ("absent", 1, {"wrong"}),
-    ],
-)
-def test_kinds(tmp_path, first, second, kinds):
-    run = write_run(tmp_path / "run", [case(1)], judged(1, first, second))
-    assert set(index_judgements(run).kinds(1)) == kinds
+def test_kinds(tmp_path):
+    expected = {
+        (1, 2): {"right"},
+        (2, 1): {"wrong"},
+        (1, 1): {"wrong", "flipped"},
+        (2, 2): {"wrong", "flipped"},
+        (None, 2): {"unparsable"},
+        (2, None): {"wrong", "unparsable"},
+        (None, None): {"unparsable"},
+        (1, "absent"): {"right"},
+        ("absent", 1): {"wrong"},
+    }
+    pairs = [pair(row, *verdicts) for row, verdicts in enumerate(expected)]
+    index = index_judgements(write_pairs(tmp_path / "run", pairs))
+    assert {verdicts: {*index.kinds(row)} for row, verdicts in enumerate(expected)} == expected
 
 
 def test_a_case_corrects_itself_if_a_sample_does(run):
     found = index_judgements(run)
     assert found.kinds(6) == ("right", "self-correcting")
     assert (found.corrections, found.judgements) == (1, 36)
-    ((row, order, sample, ((before, _), (turn, is_marked), (after, _))),) = found.excerpts
+    ((*where, ((before, _), (turn, is_marked), (after, _))),) = found.excerpts
+    assert where == [6, "chosen-first", 2]
     assert is_marked
-    assert (row, order, sample) == (6, "chosen-first", 2)
-    assert before.endswith("It is red. ")
-    assert turn.startswith("Wait")
-    assert after.startswith(" it is blue.")
+    assert [before[-11:], turn[:4], after[:13]] == ["It is red. ", "Wait", " it is blue.<"]
 
 
 def test_what_failed_is_neither_right_nor_wrong_and_a_later_line_replaces_it(tmp_path):
     failed = judgement(1, "rejected-first", "", status="failed", tokens=None)
     long = judgement(2, "rejected-first", "", status="too_long", tokens=None)
-    lines = [failed, long, *judged(1, 1, "absent"), *judged(2, 1, "absent"), *judged(3, 1, "absent")]
-    run = write_run(tmp_path / "run", [case(row) for row in (1, 2, 3)], lines)
+    run = write_pairs(tmp_path / "run", [(case(0), [failed, long]), *(pair(row, 1, "absent") for row in (1, 2, 3))])
     found = index_judgements(run)
     assert [found.kinds(row) for row in (1, 2, 3)] == [("right",), ("unparsable",), ("right",)]
-    page = report(tmp_path, run)
-    assert "Worse response first: no judgement" in page.text
-    assert "Worse response first: the prompt is too long for the model" in page.text
-
-    with open(run / "judgements.jsonl", "a") as file:
-        file.write(json.dumps(judgement(1, "rejected-first", says(1))) + "\n")
+    text = report(tmp_path, run).text
+    assert "Worse response first: no judgement" in text
+    assert "Worse response first: the prompt is too long for the model" in text
+    append(run, judgement(1, "rejected-first", says(1)))
     assert index_judgements(run).kinds(1) == ("wrong", "flipped")
+
+
+def append(run, line, end="\n"):
+    with open(run / "judgements.jsonl", "a") as file:
+        file.write((line if isinstance(line, str) else json.dumps(line)) + end)
 
 
 def test_a_case_without_a_greedy_judgement_is_not_shown_yet(tmp_path):
     lines = [judgement(1, "chosen-first", "", status="failed"), judgement(1, "chosen-first", says(1, "Wait, no."), 1)]
-    lines += [*judged(2, 1, 2), *(judgement(2, order, says(1), 1) for order in ("chosen-first", "rejected-first"))]
-    run = write_run(tmp_path / "run", [case(1), case(2)], lines, samples=1)
-    assert index_judgements(run).outcomes.keys() == {2}
-    assert index_judgements(run).corrections == 1
+    lines += [*judged(2, 1, 2), *(judgement(2, order, says(1), 1) for order in LABELS)]
+    found = index_judgements(write_run(tmp_path / "run", [case(1), case(2)], lines, samples=1))
+    assert found.outcomes.keys() == {2}
+    assert found.corrections == 1
 
 
-def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(tmp_path):
-    run = write_run(tmp_path / "run", [case(1)], judged(1, 1, 2))
-    whole = (run / "judgements.jsonl").read_text()
-    (run / "judgements.jsonl").write_text(whole + '{"row": 1, "ord')
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [('{"row": 1, "ord', "not JSON"), ("[]", "instead of an object"), ('{"row": "1"}', "row '1'")],
+)
+def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(tmp_path, damaged, reason):
+    run = write_pairs(tmp_path / "run", [pair(1, 1, 2)])
+    append(run, damaged, end="")
     assert index_judgements(run).judgements == 2
-    for damaged, reason in (
-        ('{"row": 1, "ord', "not JSON"),
-        ("[]", "instead of an object"),
-        ('{"row": "1"}', "row '1'"),
-    ):
-        (run / "judgements.jsonl").write_text(whole + damaged + "\n")
-        with pytest.raises(ValueError, match=rf"judgements\.jsonl, line 3: .*{reason}"):
-            index_judgements(run)
+    append(run, "")
+    with pytest.raises(ValueError, match=rf"judgements\.jsonl, line 3: .*{reason}"):
+        index_judgements(run)
 
 
 # Which cases are shown
@@ -262,13 +266,10 @@ def test_the_page_says_the_rule_and_how_many_are_shown(run, tmp_path):
     page = report(tmp_path, run, count=3)
     assert len(page.all("article")) == 3
     assert "3 of 6 judged cases are shown, among them 3 of the 4 failures" in page.text
-    for words in (
-        "Failures come first: a flipped case, an unparsable one and one that is only wrong take turns.",
-        "a tenth of the places still goes to right cases",
-        "flipped: the verdicts of the two orders name different responses.",
-        "The rules know English only and skip text in quotation marks.",
-    ):
-        assert words in page.text
+    assert "Failures come first: a flipped case, an unparsable one and one that is only wrong take turns." in page.text
+    assert "a tenth of the places still goes to right cases" in page.text
+    assert "flipped: the verdicts of the two orders name different responses." in page.text
+    assert "The rules know English only and skip text in quotation marks." in page.text
     assert not report(tmp_path, run, count=0).all("article")
 
 
@@ -285,13 +286,17 @@ def test_the_page_stays_small(run):
 
 
 def test_a_case_shows_question_responses_verdicts_and_votes(run, tmp_path):
-    text = report(tmp_path, run).text
-    assert text.count("Better response first: verdict 1: right, the better response") == 3
-    assert "Worse response first: verdict 1: wrong, the worse response" in text
-    assert "no verdict (missing_tag)" in text or "no verdict (" in text
-    assert "2 samples: 2 right, 0 wrong, 0 without a verdict" in text
-    assert "Sample 2, better response first, corrects itself" in text
-    assert "Question 4?" in text
+    page = report(tmp_path, run)
+    assert page.text.count("Better response first: verdict 1: right, the better response") == 3
+    for words in (
+        "Question 4?",
+        "Worse response first: verdict 1: wrong, the worse response",
+        "no verdict (missing_tag)",
+        "2 samples: 2 right, 0 wrong, 0 without a verdict",
+        "Sample 2, better response first, corrects itself",
+    ):
+        assert words in page.text
+    assert len(page.all("mark")) == 2  # among the first matches, and in its case
 
 
 def test_long_texts_are_cut_in_the_middle(tmp_path):
@@ -302,51 +307,42 @@ def test_long_texts_are_cut_in_the_middle(tmp_path):
     assert "r" * 6_001 not in text
 
 
-def images(page):
-    return [attributes for attributes in page.all("img") if attributes["class"] == "picture"]
-
-
 def test_pictures_are_small_copies_and_of_a_video_a_few_frames(tmp_path):
-    photo = Image.effect_noise((1200, 800), 90)
-    photo.save(tmp_path / "photo.png")
+    Image.effect_noise((1200, 800), 90).save(tmp_path / "photo.png")
     frames = [picture(tmp_path / f"{place:02}.png", (place, 0, 0)) for place in range(32)]
     cases = [case(1, media=[str(tmp_path / "photo.png")]), case(2, media=frames)]
     page = report(tmp_path, write_run(tmp_path / "run", cases, judged(1, 1, 2) + judged(2, 1, 2)))
-    kinds = [attributes["src"].split(";")[0] for attributes in images(page)]
-    assert sorted(kinds) == ["data:image/jpeg"] + ["data:image/png"] * 6
+    images = page.all("img", "picture")
+    assert sorted(image["src"].split(";")[0] for image in images) == ["data:image/jpeg"] + ["data:image/png"] * 6
     assert "6 of 32 pictures" in page.text
-    alts = [attributes["alt"] for attributes in images(page)]
-    assert {"picture 1", "picture 6"} < set(alts)
+    assert {"picture 1 of 32", "picture 32 of 32"} < {image["alt"] for image in images}
     assert (tmp_path / "report" / "report.html").stat().st_size < 2 << 20
 
 
 def test_what_is_no_picture_is_named_and_not_opened(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    bad_paths = [str(tmp_path / name) for name in ("text.png", "script.eps", "gone.png")]
-    page = report(tmp_path, write_run(tmp_path / "run", [case(1, media=bad_paths)], judged(1, 1, 2)))
-    assert images(page) == []
-    for path in bad_paths:
+    paths = [str(tmp_path / name) for name in ("text.png", "script.eps", "gone.png")]
+    page = report(tmp_path, write_run(tmp_path / "run", [case(1, media=paths)], judged(1, 1, 2)))
+    assert not page.all("img", "picture")
+    for path in paths:
         assert re.search(f"not readable: [^:]*{re.escape(repr(path))}", page.text)
 
 
-def test_media_in_the_data_file_are_looked_for_there(tmp_path):
-    data = tmp_path / "data.parquet"
-    content = Path(picture(tmp_path / "p.png")).read_bytes()
-    preference = Preference("1", "test", "general", "Which?", "worse", "better", 2, images=(Media(data=content),))
-    pq.write_table(pa.Table.from_pylist([to_row(preference)], schema=SCHEMA), data)
-    texts = {"question": "Which?", "chosen": "better", "rejected": "worse"}
-    settings = {"benchmark": "preferences", "media": None}
-
-    found = write_run(tmp_path / "a", [case(1, media="inline", **texts)], judged(1, 1, 2), data=str(data), **settings)
-    assert len(images(report(tmp_path, found))) == 1
-    other = {**texts, "chosen": "another file"}
-    changed = write_run(tmp_path / "b", [case(1, media="inline", **other)], judged(1, 1, 2), data=str(data), **settings)
-    gone = write_run(tmp_path / "c", [case(1, media="inline", **texts)], judged(1, 1, 2), data="gone", **settings)
-    for run in (changed, gone):
-        page = report(tmp_path, run)
-        assert images(page) == []
-        assert "The pictures stand in the data file of the run, which is gone or has changed." in page.text
+@pytest.mark.parametrize(
+    ("file", "chosen", "found"),
+    [("data.parquet", "better", True), ("data.parquet", "of another file", False), ("gone.parquet", "better", False)],
+)
+def test_media_in_the_data_file_are_looked_for_there(tmp_path, file, chosen, found):
+    one = preference(
+        1, question="Which?", response_1="worse", response_2="better", label=2, images=(Media(data=png()),)
+    )
+    pq.write_table(pa.Table.from_pylist([to_row(one)], schema=SCHEMA), tmp_path / "data.parquet")
+    cases = [case(1, media="inline", question="Which?", chosen=chosen, rejected="worse")]
+    settings = {"benchmark": "preferences", "media": None, "data": str(tmp_path / file)}
+    page = report(tmp_path, write_run(tmp_path / "run", cases, judged(1, 1, 2), **settings))
+    assert len(page.all("img", "picture")) == found
+    assert ("The pictures stand in the data file of the run, which is gone or has changed." in page.text) != found
 
 
 # Texts are not trusted
@@ -364,15 +360,14 @@ ATTACKS = (
 
 
 def test_no_text_becomes_markup(tmp_path):
-    harmless = report(tmp_path / "harmless", attacked(tmp_path / "harmless", "x"))
-    page = report(tmp_path / "attack", attacked(tmp_path / "attack", " ".join(ATTACKS)))
-    assert [tag for tag, _ in page.tags] == [tag for tag, _ in harmless.tags]
-    assert [sorted(attributes) for _, attributes in page.tags] == [
-        sorted(attributes) for _, attributes in harmless.tags
-    ]
+    harmless, page = (
+        report(tmp_path / name, attacked(tmp_path / name, text))
+        for name, text in (("harmless", "x"), ("attack", " ".join(ATTACKS)))
+    )
+    tags, expected = ([(tag, sorted(attributes)) for tag, attributes in one.tags] for one in (page, harmless))
+    assert tags == expected
     assert page.inside == harmless.inside
-    for attack in ATTACKS[:-1]:
-        assert page.text.count(attack) >= 10
+    assert all(page.text.count(attack) >= 10 for attack in ATTACKS[:-1])
     markdown = (tmp_path / "attack" / "report" / "report.md").read_text()
     assert "hacked" in markdown
     assert not re.search(r"(?<!\\)(<\w|\]\()", re.sub(r"(?m)^!?\[.*\]\(([a-z0-9-]+\.\w+)\)$", r"\1", markdown))
@@ -390,11 +385,14 @@ def attacked(tmp_path, text):
 
 
 def test_figures_that_are_no_numbers_are_not_shown(run, tmp_path):
-    metrics = json.loads((run / "metrics.json").read_text())
     evil = "<script>window.hacked = 1</script>"
-    texts = {name: evil if isinstance(value, float | int) else value for name, value in metrics.items()}
-    voting = {"k": [1, 2], "accuracy": [evil, 1], "any_correct": evil}
-    (run / "metrics.json").write_text(json.dumps({**texts, "accuracy_ci95": [evil, evil], "voting": voting}))
+
+    def texts(metrics):
+        voting = {"k": [1, 2], "accuracy": [evil, 1], "any_correct": evil}
+        texts = {name: evil if isinstance(value, float | int) else value for name, value in metrics.items()}
+        return texts | {"accuracy_ci95": [evil, evil], "voting": voting}
+
+    change_metrics(run, texts)
     page = report(tmp_path, run)
     assert len(page.all("script")) == 1
     assert "hacked" not in page.text
@@ -420,12 +418,11 @@ def test_errors_say_what_is_wrong(run, tmp_path, capsys):
 
 
 def test_a_judgement_of_no_case_is_an_error(run, tmp_path):
-    with open(run / "judgements.jsonl", "a") as file:
-        file.write(json.dumps(judgement(99, "chosen-first", says(1))) + "\n")
+    append(run, judgement(99, "chosen-first", says(1)))
     with pytest.raises(ValueError, match=r"cases\.jsonl has no row 99"):
         report(tmp_path, run)
 
 
 def test_runs_with_one_name_are_told_apart_by_their_paths(tmp_path):
-    runs = [write_run(tmp_path / part / "run", [case(1)], judged(1, 1, 2)) for part in "ab"]
+    runs = [write_pairs(tmp_path / part / "run", [pair(1, 1, 2)]) for part in "ab"]
     assert [run.name for run in load_runs(runs)] == [str(run) for run in runs]
