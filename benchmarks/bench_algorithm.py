@@ -16,7 +16,7 @@ from verl.workers.config import ActorConfig
 from _bench import Figure, peak_bytes, report, seconds
 
 BATCH = 256
-SPEEDUP = 15.0
+SPEEDUP = 10.0
 LOSS_RATIO = 1.15
 
 

@@ -17,19 +17,16 @@ from wrapt import when_imported
 
 
 def _algorithm(core_algos: ModuleType) -> None:
-    from r1reward_verl import stable_reinforce
+    from r1reward_verl.plugin import algorithm
 
-    core_algos.register_adv_est("stable_reinforce")(stable_reinforce.adv_estimator)
-    core_algos.register_policy_loss("stable_reinforce")(stable_reinforce.policy_loss)
+    core_algos.register_adv_est("stable_reinforce")(algorithm.adv_estimator)
+    core_algos.register_policy_loss("stable_reinforce")(algorithm.policy_loss)
 
 
-def _filter_metrics(metric_utils: ModuleType) -> None:
-    # An estimator returns tensors only; the function that verl's trainers call for the step's data metrics
-    # is where the filter's statistics can join the log.
-    from r1reward_verl import stable_reinforce
+def _v0_metrics(ray_trainer: ModuleType) -> None:
+    from r1reward_verl.plugin import algorithm
 
-    with_filter = stable_reinforce.add_filter_metrics(metric_utils.compute_data_metrics)
-    metric_utils.compute_data_metrics = with_filter  # type: ignore[attr-defined]
+    algorithm.install_v0_metrics(ray_trainer)
 
 
 def _reward_manager(_: ModuleType) -> None:
@@ -63,7 +60,7 @@ def _position_ids(tensordict_utils: ModuleType) -> None:
 # verl's module -> the names in it that the registration needs, and the registration
 REGISTRATIONS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType], None]]] = {
     "verl.trainer.ppo.core_algos": (("register_adv_est", "register_policy_loss"), _algorithm),
-    "verl.trainer.ppo.metric_utils": (("compute_data_metrics",), _filter_metrics),
+    "verl.trainer.ppo.ray_trainer": (("compute_advantage", "compute_data_metrics"), _v0_metrics),
     "verl.experimental.reward_loop.reward_manager": (("register", "base"), _reward_manager),
     "verl.trainer.ppo.v1.trainer_base": (("PPOTrainer",), _reward_in_trainer),
     "verl.experimental.reward_loop.reward_loop": (("RewardLoopManager",), _judge_replicas),

@@ -5,12 +5,12 @@ therefore names this class: `policy_loss._target_: r1reward_verl.plugin.loss_con
 """
 
 import os
-import sys
 from dataclasses import dataclass
 
 from verl.workers.config import PolicyLossConfig
 
-from r1reward_verl.stable_reinforce import LOG_RATIO_HIGH, LOG_RATIO_LOW, check_log_ratio_bounds
+from r1reward_verl.plugin.algorithm import check_log_ratio_bounds
+from r1reward_verl.stable_reinforce import LOG_RATIO_HIGH, LOG_RATIO_LOW
 
 
 @dataclass
@@ -33,10 +33,17 @@ class StableReinforceLossConfig(PolicyLossConfig):
 
     def __post_init__(self) -> None:
         # verl builds this class on the driver, before Ray starts.
-        if "r1reward_verl.plugin" not in sys.modules:
+        if not _verl_loads_the_plugin():
             raise RuntimeError(
                 "verl has not loaded the plugin r1reward_verl: the environment variable VERL_USE_EXTERNAL_PLUGINS is "
                 f"{os.environ.get('VERL_USE_EXTERNAL_PLUGINS')!r}. Unset it, or add r1reward_verl to its list. "
                 "`r1reward doctor` says what else may be wrong."
             )
         check_log_ratio_bounds(self.log_ratio_low, self.log_ratio_high)
+
+
+def _verl_loads_the_plugin() -> bool:
+    """Tell whether verl, by its environment variables, loads the plugin in every process, workers included."""
+    plugins = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
+    modules = os.environ.get("VERL_USE_EXTERNAL_MODULES", "")
+    return plugins == "auto" or "r1reward_verl" in map(str.strip, plugins.split(",")) or "r1reward_verl" in modules

@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from r1reward_verl.plugin.algorithm import log_filter_metrics
 from r1reward_verl.rewards.judges.base import SERVED_BY_VERL
 from r1reward_verl.rewards.settings import RewardSettings
 from r1reward_verl.rewards.statistics import reward_metrics
@@ -37,6 +38,7 @@ def install(trainer_base: ModuleType) -> None:
         return
     setattr(trainer, _MARK, True)
     for name, wrapper in (
+        ("_compute_advantage", log_filter_metrics),
         ("step", _log_rewards),
         ("_balance_batch", _watch_rewards),
         ("_compute_reward_colocate", _reward_colocated),

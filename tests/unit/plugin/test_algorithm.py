@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.testing import assert_close
 from verl import DataProto
 from verl.trainer.config import AlgoConfig
+from verl.trainer.ppo import ray_trainer
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
-from verl.trainer.ppo.metric_utils import compute_data_metrics
 from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import ActorConfig, PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
-from r1reward_verl import stable_reinforce
+from r1reward_verl.plugin import algorithm
 from r1reward_verl.plugin.loss_config import StableReinforceLossConfig
 
 AGGREGATIONS = (
@@ -45,11 +45,6 @@ def actor_config(**fields: Any) -> ActorConfig:
     return ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, **fields)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_recorded():
-    stable_reinforce.pop_filter_metrics()
-
-
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
@@ -70,9 +65,10 @@ class TestEstimatorBesideVerls:
     ):
         rewards = torch.rand(16, 64, generator=generator)
         config = OmegaConf.create({"gamma": gamma, "stable_reinforce": {"sigma": 5.0}})
-        ours = get_adv_estimator_fn("stable_reinforce")(rewards, mask, config=config)
+        with algorithm.collect_filter_statistics() as statistics:
+            ours = get_adv_estimator_fn("stable_reinforce")(rewards, mask, config=config)
         verls = get_adv_estimator_fn("reinforce_plus_plus")(rewards, mask, config=config)
-        assert stable_reinforce.pop_filter_metrics()["stable_reinforce/filtered_tokens"] == 0.0
+        assert algorithm.filter_metrics(statistics)["stable_reinforce/filtered_tokens"] == 0.0
         assert_close(ours, verls, rtol=1e-5, atol=1e-5)
 
     def test_equals_it_but_for_the_filtered_tokens(self, mask: Tensor, generator: torch.Generator):
@@ -220,8 +216,11 @@ class TestPlainConfig:
     def test_the_filters_statistics_are_in_verls_data_metrics(self):
         config = ppo_trainer("algorithm.adv_estimator=stable_reinforce")
         data = self.rollout([1.0] * 255 + [0.0])
+        other = self.rollout([1.0, 0.0])
         self.advantages(data, config)
-        metrics = compute_data_metrics(data, use_critic=False)
+        self.advantages(other, config)  # of another trainer in the process
+        metrics = ray_trainer.compute_data_metrics(data, use_critic=False)
+        assert ray_trainer.compute_data_metrics(other, use_critic=False)["stable_reinforce/filtered_tokens"] == 0.0
         assert metrics["stable_reinforce/filtered_samples"] == 1 / 256
         assert metrics["stable_reinforce/filtered_tokens"] == 1 / 256
         assert metrics["stable_reinforce/max_abs_z"] == pytest.approx(15.97, abs=0.1)
@@ -231,7 +230,7 @@ class TestPlainConfig:
         config = ppo_trainer("algorithm.adv_estimator=reinforce_plus_plus")
         data = self.rollout([1.0, 0.0])
         self.advantages(data, config)
-        assert not [name for name in compute_data_metrics(data, use_critic=False) if "stable" in name]
+        assert not [name for name in ray_trainer.compute_data_metrics(data, use_critic=False) if "stable" in name]
 
     def test_settings_are_added_with_hydras_plus(self):
         config = ppo_trainer(
@@ -249,7 +248,7 @@ class TestPlainConfig:
     def test_verls_algo_config_dataclass_which_has_no_room_for_settings_works(self):
         config = omega_conf_to_dataclass(ppo_trainer().algorithm)
         assert isinstance(config, AlgoConfig)
-        advantages, _ = stable_reinforce.adv_estimator(torch.tensor([[1.0], [0.0]]), torch.ones(2, 1), config=config)
+        advantages, _ = algorithm.adv_estimator(torch.tensor([[1.0], [0.0]]), torch.ones(2, 1), config=config)
         assert_close(advantages, torch.tensor([[1.0], [-1.0]]) / math.sqrt(2))
 
     @pytest.mark.parametrize("section", [(), (OUR_SECTION,)])
@@ -315,3 +314,87 @@ class TestLossConfig:
     def test_it_survives_the_conversion_to_a_config_and_back(self):
         config = OmegaConf.structured(StableReinforceLossConfig(log_ratio_low=-1.0))
         assert OmegaConf.to_object(config).log_ratio_low == -1.0
+
+
+class TestOptions:
+    def test_absent_settings_are_the_papers(self):
+        paper = {"gamma": 1.0, "sigma": 3.0, "bounds": "paper", "renormalise": False}
+        assert algorithm.advantage_options(None) == paper
+        assert algorithm.advantage_options({"stable_reinforce": None}) == paper
+        assert algorithm.log_ratio_bounds({}) == (math.log(1e-3), math.log(1e3))
+
+    def test_settings_are_read_from_the_section(self):
+        options = algorithm.advantage_options({"gamma": 0.9, "stable_reinforce": {"sigma": 2, "bounds": "reference"}})
+        assert options == {"gamma": 0.9, "sigma": 2, "bounds": "reference", "renormalise": False}
+        assert algorithm.log_ratio_bounds({"log_ratio_low": -2.0, "log_ratio_high": 1}) == (-2.0, 1)
+
+    @pytest.mark.parametrize(
+        ("section", "message"),
+        [
+            ({"sigmma": 3.0}, r"algorithm\.stable_reinforce\.sigmma: no such option, there are sigma, bounds"),
+            ({"sigma": "three"}, r"algorithm\.stable_reinforce\.sigma='three'"),
+            ({"bounds": "Paper"}, r"algorithm\.stable_reinforce\.bounds='Paper': must be one of paper, reference"),
+            (3.0, r"algorithm\.stable_reinforce=3\.0: must be a section"),
+        ],
+    )
+    def test_a_bad_setting_is_named_with_the_way_out(self, section: object, message: str):
+        with pytest.raises(ValueError, match=message):
+            algorithm.advantage_options({"stable_reinforce": section})
+
+    @pytest.mark.parametrize(
+        "bounds",
+        [
+            {"log_ratio_low": 0.0},
+            {"log_ratio_low": -math.inf},
+            {"log_ratio_low": math.nan},
+            {"log_ratio_high": 0.0},
+            {"log_ratio_high": 89.0},
+            {"log_ratio_high": math.nan},
+            {"log_ratio_high": "6.9"},
+        ],
+    )
+    def test_a_bad_log_ratio_bound_is_named(self, bounds: dict[str, object]):
+        ((name, value),) = bounds.items()
+        with pytest.raises(ValueError, match=rf"policy_loss\.{name}={value!r}"):
+            algorithm.log_ratio_bounds(bounds)
+
+
+class TestFilterMetrics:
+    """Of the V1 trainer, whose `_compute_advantage(batch, metrics)` calls the estimator."""
+
+    class Trainer:
+        @algorithm.log_filter_metrics
+        def _compute_advantage(self, batch, metrics):
+            for rewards in batch:
+                column = torch.tensor(rewards)[:, None]
+                algorithm.adv_estimator(column, torch.ones_like(column))
+            return "advantages"
+
+    def test_they_are_those_of_the_step_and_of_the_trainer(self):
+        trainers, logs = [self.Trainer(), self.Trainer()], [{"step": 1.0}, {}]
+        assert trainers[0]._compute_advantage([[1.0] * 255 + [0.0]], metrics=logs[0]) == "advantages"
+        trainers[1]._compute_advantage([[1.0, 0.0]], metrics=logs[1])
+        assert logs[0] == {
+            "step": 1.0,
+            "stable_reinforce/filtered_tokens": 1 / 256,
+            "stable_reinforce/filtered_samples": 1 / 256,
+            "stable_reinforce/max_abs_z": pytest.approx(15.94, abs=0.01),
+        }
+        assert logs[1]["stable_reinforce/filtered_tokens"] == 0.0
+        trainers[0]._compute_advantage([[1.0, 0.0]], metrics=logs[0])
+        assert logs[0]["stable_reinforce/filtered_tokens"] == 0.0, "the step before does not count"
+
+    def test_several_calls_in_a_step_are_weighed_by_their_tokens(self):
+        metrics = {}
+        self.Trainer()._compute_advantage([[1.0] * 255 + [0.0], [1.0, 0.0]], metrics)
+        assert metrics["stable_reinforce/filtered_tokens"] == 1 / 258
+
+    def test_without_our_estimator_there_are_none(self):
+        metrics = {}
+        self.Trainer()._compute_advantage([], metrics)
+        assert metrics == {}
+
+    def test_verls_v1_trainer_is_wrapped(self):
+        from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+        assert PPOTrainer._compute_advantage.__wrapped__

@@ -156,8 +156,8 @@ def report(problems: list[Problem]) -> str:
 
 def check_options(config: DictConfig) -> Iterator[Problem]:
     """Names in verl's registries, and our own settings: unknown ones and values out of range."""
+    from r1reward_verl.plugin.algorithm import advantage_options, log_ratio_bounds
     from r1reward_verl.rewards.settings import RewardSettings
-    from r1reward_verl.stable_reinforce import advantage_options, log_ratio_bounds
 
     yield from _check_names(config)
     yield from _check_keys(config)
