@@ -61,7 +61,7 @@ print(json.dumps({
     "reward manager": get_reward_manager_cls("r1_reward").__module__,
     "validate_config": config.validate_config.__code__.co_filename,
     "verl's own is still called": inspect.unwrap(config.validate_config).__code__.co_filename,
-    "step metrics": trainer_base.compute_data_metrics.__code__.co_filename,
+    "step metrics": trainer_base.PPOTrainer._compute_advantage.__code__.co_filename,
     "position ids": tensordict_utils.maybe_fix_3d_position_ids.__module__,
     "position ids in workers": engine_workers.maybe_fix_3d_position_ids.__module__,
     "position ids in engines": base.maybe_fix_3d_position_ids.__module__,
@@ -71,13 +71,13 @@ print(json.dumps({
 
 def test_import_verl_is_all_a_user_does():
     found = run(NAMES)
-    files = {"validate_config": "preflight.py", "step metrics": "stable_reinforce.py"}
+    files = {"validate_config": "plugin/preflight/__init__.py", "step metrics": "plugin/algorithm.py"}
     for what, file in files.items():
         assert found.pop(what).endswith(f"/r1reward_verl/{file}"), what
     assert found.pop("verl's own is still called").endswith("/verl/utils/config.py")
     assert found == {
-        "estimator": "r1reward_verl.stable_reinforce",
-        "loss": "r1reward_verl.stable_reinforce",
+        "estimator": "r1reward_verl.plugin.algorithm",
+        "loss": "r1reward_verl.plugin.algorithm",
         "reward manager": "r1reward_verl.plugin.reward_manager",
         "position ids": "r1reward_verl.plugin.fixes",
         "position ids in workers": "r1reward_verl.plugin.fixes",
