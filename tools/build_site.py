@@ -1,7 +1,8 @@
 """Build the documentation site from `docs/`, the code and the recipes: `python tools/build_site.py [OUT]`.
 
 The pages of the command line and of the settings are made from the declarations in the code. The build is strict: a
-link that leads nowhere fails it. Pages open from the disk (`site/index.html`) and load nothing from elsewhere.
+link that leads nowhere fails it. The pages load nothing from elsewhere. Search needs a server, since browsers start
+no worker from the disk: `python -m http.server --directory site`.
 """
 
 from __future__ import annotations

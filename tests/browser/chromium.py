@@ -28,11 +28,12 @@ def folder():
 
 
 class Chromium:
-    """A browser that shows a page of this machine, in a frame of 1200 x 900 pixels; to be closed."""
+    """A browser that shows a file or a page of a local server, in a frame of 1200 x 900 pixels; to be closed."""
 
-    def __init__(self, path):
+    def __init__(self, page):
+        address = page if str(page).startswith("http:") else Path(page).absolute().as_uri()
         self._start(folder(), 6)
-        self.run("return window.open_page(data)", Path(path).absolute().as_uri())
+        self.run("return window.open_page(data)", address)
 
     def _start(self, home, attempts):
         # Its own start script breaks at a blank in a path.
@@ -45,7 +46,8 @@ class Chromium:
                 "--disable-gpu",
                 "--disable-dev-shm-usage",
                 "--disable-breakpad",
-                "--allow-file-access-from-files",  # so that the driver reaches into the frame
+                "--allow-file-access-from-files",  # so that the driver, a file, reaches into the frame
+                "--disable-web-security",  # so that it does where a server sent the page; a page's own policy stays
             ],
             cwd=home,
             env={
