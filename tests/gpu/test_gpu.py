@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from r1reward_verl import stable_reinforce
-from r1reward_verl.rewards.judges.base import SERVED_BY_VERL
+from r1reward_verl.rewards.judges import SERVED_BY_VERL
 from r1reward_verl.toy.build import Sizes, build
 
 pytestmark = [

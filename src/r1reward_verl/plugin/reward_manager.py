@@ -15,7 +15,8 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from r1reward_verl.judgement import parse_label
 from r1reward_verl.rewards.conclusions import conclusion
-from r1reward_verl.rewards.judges.base import SERVED_BY_VERL, Judge, make_judge
+from r1reward_verl.rewards.judges import SERVED_BY_VERL, make_judge
+from r1reward_verl.rewards.judges.base import Judge
 from r1reward_verl.rewards.scorer import Scorer
 from r1reward_verl.rewards.settings import RewardSettings
 

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from r1reward_verl.plugin.algorithm import log_filter_metrics
-from r1reward_verl.rewards.judges.base import SERVED_BY_VERL
+from r1reward_verl.rewards.judges import SERVED_BY_VERL
 from r1reward_verl.rewards.settings import RewardSettings
 from r1reward_verl.rewards.statistics import reward_metrics
 from r1reward_verl.rewards.validation import OWN_PARTS, validation_metrics

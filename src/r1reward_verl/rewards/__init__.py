@@ -4,7 +4,7 @@ Everything but `manager`, the verl adapter, is free of verl.
 """
 
 from r1reward_verl.rewards.conclusions import conclusion
-from r1reward_verl.rewards.judges.base import make_judge
+from r1reward_verl.rewards.judges import make_judge
 from r1reward_verl.rewards.rules import RewardWeights, combine, format_reward, result_reward
 from r1reward_verl.rewards.settings import RewardSettings
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from r1reward_verl.judgement import Verdict, parse, parse_label
-from r1reward_verl.rewards.judges.base import SKIPPED, Judge, NoJudge, Opinion, make_judge
+from r1reward_verl.rewards.judges import make_judge
+from r1reward_verl.rewards.judges.base import SKIPPED, Judge, NoJudge, Opinion
 from r1reward_verl.rewards.rules import combine, format_reward, result_reward
 from r1reward_verl.rewards.settings import RewardSettings
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from r1reward_verl.judgement import LENIENT_MODES, Lenient
-from r1reward_verl.rewards.judges.base import make_judge
+from r1reward_verl.rewards.judges import make_judge
 from r1reward_verl.rewards.rules import RewardWeights
 
 

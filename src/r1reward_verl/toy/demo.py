@@ -33,7 +33,7 @@ import msgspec
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.reports.page import text_table
 from r1reward_verl.reports.training import summary_note, summary_table, training_curves, write_training_report
-from r1reward_verl.rewards.judges.base import SERVED_BY_VERL
+from r1reward_verl.rewards.judges import SERVED_BY_VERL
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import write_json
 from r1reward_verl.toy.build import Sizes, build

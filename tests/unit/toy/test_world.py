@@ -9,7 +9,7 @@ from PIL import Image
 
 from r1reward_verl.judgement import parse
 from r1reward_verl.rewards.conclusions import conclusion
-from r1reward_verl.rewards.judges.base import RulesJudge
+from r1reward_verl.rewards.judges.rules import RulesJudge
 from r1reward_verl.toy.world import COLOURS, SHAPES, SIZE, Pair, draw_pairs, judgement, png, preference, render
 
 PAIRS = draw_pairs(400, 0, "test")

@@ -552,7 +552,7 @@ def check_judge(config: DictConfig) -> Iterator[Problem]:
     """The judge: that verl is told to serve its model, or that its servers answer."""
     if select(config, "reward.reward_manager.name") != "r1_reward":
         return
-    from r1reward_verl.rewards.judges.base import SERVED_BY_VERL
+    from r1reward_verl.rewards.judges import SERVED_BY_VERL
     from r1reward_verl.rewards.settings import RewardSettings
 
     try:
@@ -584,7 +584,7 @@ def _check_servers(judge: Mapping[str, Any]) -> Iterator[Problem]:
     import asyncio
 
     from r1reward_verl.engines.chat import ChatError
-    from r1reward_verl.rewards.judges.base import make_judge
+    from r1reward_verl.rewards.judges import make_judge
     from r1reward_verl.rewards.judges.model import ModelJudge
 
     async def models() -> dict[str, list[str]]:

@@ -7,14 +7,12 @@ could not tell. As in the reference, a judge sees the last three lines of the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from r1reward_verl.judgement import Choice
-from r1reward_verl.rewards.conclusions import conclusion
 
-Status = Literal[
+JudgeStatus = Literal[
     "skipped",  # nobody was asked: it could not change the reward
     "judged",
     "cached",  # the same reasoning and choice were judged before
@@ -36,7 +34,7 @@ class Opinion:
     """
 
     consistency: float
-    status: Status
+    status: JudgeStatus
     retries: int = 0
     seconds: float = 0.0
 
@@ -60,53 +58,4 @@ class NoJudge:
         return SKIPPED
 
 
-class RulesJudge:
-    """Reads the reasoning with `conclusion`: no model, English only, strict on anything unclear."""
-
-    async def judge(self, reasoning: str, choice: Choice) -> Opinion:
-        """Return 1.0 if the stated conclusion is `choice`, else -1.0: no or no clear conclusion is a mismatch."""
-        return _CONSISTENT if conclusion(reasoning) == choice else _INCONSISTENT
-
-
 SKIPPED = Opinion(0.0, "skipped")
-_CONSISTENT, _INCONSISTENT = Opinion(1.0, "judged"), Opinion(-1.0, "judged")
-
-SERVED_BY_VERL = ("pool", "colocated")
-"""Judges whose model verl serves (`reward.reward_model`); where, is known when it runs."""
-
-
-def _model_judge(**options: Any) -> Judge:
-    from r1reward_verl.rewards.judges.model import ModelJudge  # brings the HTTP client
-
-    return ModelJudge(**options)
-
-
-def _served_judge(urls: Sequence[str] = ("http://router/v1",), **options: Any) -> Judge:
-    return _model_judge(urls=urls, **options)
-
-
-JUDGES: dict[str, Callable[..., Judge]] = {
-    "none": NoJudge,
-    "rules": RulesJudge,
-    "pool": _served_judge,
-    "colocated": _served_judge,
-    "endpoint": _model_judge,
-}
-
-
-def make_judge(config: Mapping[str, Any]) -> Judge:
-    """Build a judge from its settings: `name` (a key of `JUDGES`); the other keys are its options.
-
-    Raises:
-        ValueError: not a mapping, no or an unknown name, or an option that this judge does not have.
-    """
-    known = ", ".join(JUDGES)
-    if not isinstance(config, Mapping) or "name" not in config:
-        raise ValueError(f"judge is {config!r}; it must be a mapping with a name, one of: {known}")
-    options = {str(key): value for key, value in config.items() if key != "name"}
-    if config["name"] not in JUDGES:
-        raise ValueError(f"judge.name is {config['name']!r}; known judges: {known}")
-    try:
-        return JUDGES[config["name"]](**options)
-    except TypeError as error:
-        raise ValueError(f"judge {config['name']!r} does not take the options {options}: {error}") from None

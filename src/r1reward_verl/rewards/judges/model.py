@@ -18,7 +18,7 @@ from typing import Any
 
 from r1reward_verl.engines.chat import ChatClient, Reply
 from r1reward_verl.judgement import Choice
-from r1reward_verl.rewards.judges.base import Opinion, Status
+from r1reward_verl.rewards.judges.base import JudgeStatus, Opinion
 from r1reward_verl.rewards.judges.prompt import Lines, closing, messages, read_confidence, read_reply
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class ModelJudge:
                 plain, retries=reply.retries + plain.retries + 1, seconds=reply.seconds + plain.seconds
             )
         if not isinstance(reply.value, float):
-            status: Status = "failed" if reply.status in ("failed", "refused") else "undecided"
+            status: JudgeStatus = "failed" if reply.status in ("failed", "refused") else "undecided"
             return Opinion(0.0, status, reply.retries, reply.seconds)
         return Opinion(2.0 * reply.value - 1.0, "judged", reply.retries, reply.seconds)
 
