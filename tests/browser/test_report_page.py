@@ -1,8 +1,7 @@
 """The report of evaluations in a real browser: it opens, filters, and shows what it should; no text of it runs."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import socket
 
 import pytest
 from chromium import Chromium
@@ -127,15 +126,11 @@ def test_category_run_and_text_narrow_it_further_and_the_counts_follow(page):
     assert seen(page)["cases"] == [("second", 1)]
 
 
-def test_a_case_shows_reasoning_and_verdict_in_both_orders(page):
-    choose(page, kind="self-correcting")
-    text = page.run("return [...page.document.querySelectorAll('article')].find((one) => one.offsetHeight).innerText")
-    assert "Better response first: verdict 1: right" in text
-    assert "Worse response first: verdict 2: right" in text
-    assert text.count("<think>Seen Number6.</think><answer>") == 2
-    assert page.run("return [...page.document.querySelectorAll('article mark')].map((one) => one.innerText)") == [
-        "Wait,"
-    ]
+@pytest.mark.parametrize("width", [1200, 380])
+def test_the_page_is_as_wide_as_the_window(page, width):
+    script = "page.frameElement.width = data; return page.document.documentElement.scrollWidth - page.innerWidth;"
+    assert page.run(script, width) <= 0
+    page.run("page.frameElement.width = 1200")
 
 
 def test_all_of_it_works_by_keyboard(page):
@@ -159,31 +154,10 @@ def test_all_of_it_works_by_keyboard(page):
 # No text of the page runs
 
 
-@pytest.fixture
-def server():
-    """A server on this machine; yields its address and the paths it was asked for."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_texts_neither_run_nor_load_anything(tmp_path, server):
-    address, asked = server
+def test_texts_neither_run_nor_load_anything(tmp_path):
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    address = f"http://127.0.0.1:{server.getsockname()[1]}"
     attacks = [
         "<script>window.hacked = 1</script>",
         "</script><script>window.hacked = 1</script>",
@@ -233,4 +207,5 @@ def test_texts_neither_run_nor_load_anything(tmp_path, server):
         )
         assert blocked == ["connect", "frame", "img", "script", "script", "script", "style"]
         assert hacked is None
-    assert asked == []
+    with server, pytest.raises(BlockingIOError):  # nobody has connected
+        server.accept()
