@@ -16,6 +16,8 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
+from tqdm import tqdm
+
 from r1reward_verl.data.statistics import Lengths
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case
 from r1reward_verl.evaluation.folder import CASES, JUDGEMENTS
@@ -80,8 +82,6 @@ def index_judgements(folder: Path) -> GalleryIndex:
     Raises:
         OSError, ValueError: as `read_lines`.
     """
-    from tqdm import tqdm
-
     index = GalleryIndex()
     lines = tqdm(_judgements(folder), desc=folder.name, unit=" judgements", disable=None, leave=False)
     for row, order, sample, line in lines:
