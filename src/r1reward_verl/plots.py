@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from r1reward_verl.text import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -61,7 +63,7 @@ def short_label(name: str, length: int = 24) -> str:
 
     Set `parse_math=False` on the text it becomes.
     """
-    name = "".join(letter if letter.isprintable() else " " for letter in name)
+    name = printable(name)
     name = name if len(name) <= length else f"{name[: length - 1]}…"
     return f" {name}" if name.startswith("_") else name
 

@@ -14,6 +14,11 @@ def excerpt(value: Any) -> str:
     return _REPR.repr(value)
 
 
+def printable(text: str) -> str:
+    """Return a text on one line: characters that are not printable become blanks, several blanks one."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def valid_utf8(text: str) -> str:
     """Replace lone surrogates, which JSON can escape and no file can hold."""
     return text.encode(errors="replace").decode()

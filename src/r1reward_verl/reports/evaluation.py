@@ -28,12 +28,12 @@ from r1reward_verl.reports.gallery import (
     find_inline_media,
     index_judgements,
     make_gallery,
-    printable,
     read_cases,
     take_turns,
 )
 from r1reward_verl.reports.page import UNKNOWN, Section, Table, percent, short_names, write_page, write_plots
 from r1reward_verl.reports.published import PUBLISHED, SOURCE
+from r1reward_verl.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,7 +24,7 @@ from r1reward_verl.evaluation.folder import CASES, JUDGEMENTS
 from r1reward_verl.evaluation.reflection import corrections
 from r1reward_verl.judgement import parse
 from r1reward_verl.reports.page import cut, render, small_pictures
-from r1reward_verl.text import excerpt
+from r1reward_verl.text import excerpt, printable
 
 Outcome = Literal["right", "wrong", "none"]
 MarkedText = list[tuple[str, bool]]
@@ -242,11 +242,6 @@ def marked(text: str) -> MarkedText:
         parts += [(text[end:start], False), (text[start:stop], True)]
         end = stop
     return [*parts, (text[end:], False)] if text else []
-
-
-def printable(name: str) -> str:
-    """Return a name in printable characters with single blanks, which stays the same wherever the page has it."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
 
 
 def read_cases(name: str, folder: Path, rows: Sequence[int], index: GalleryIndex) -> list[GalleryCase]:
