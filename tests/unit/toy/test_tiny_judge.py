@@ -1,4 +1,4 @@
-"""The tiny judge: cases whose verdicts are the rules', and a model that learned them and resists attacks."""
+"""The tiny judge: examples whose verdicts are the rules', and a model that learned them and resists attacks."""
 
 import json
 from collections import Counter
@@ -14,15 +14,15 @@ from r1reward_verl.judgement import parse
 from r1reward_verl.rewards.conclusions import conclusion
 from r1reward_verl.rewards.judges.prompt import closing, messages, read_reply
 from r1reward_verl.toy import world
-from r1reward_verl.toy.judge import STYLES, Case, TinyJudge, draw_cases, judge_processor, prompt_key, split_of
+from r1reward_verl.toy.judge import STYLES, JudgeExample, TinyJudge, draw_examples, judge_processor, split_of
 from r1reward_verl.toy.model import build_model
 
 SPLITS = ("train", "val", "test")
 
 
 @pytest.fixture(scope="module")
-def cases() -> dict[str, list[Case]]:
-    return {split: [*islice(draw_cases(0, split), 1000)] for split in SPLITS}
+def examples() -> dict[str, list[JudgeExample]]:
+    return {split: [*islice(draw_examples(0, split), 1000)] for split in SPLITS}
 
 
 @pytest.fixture(scope="module")
@@ -30,33 +30,33 @@ def processor():
     return judge_processor(0)
 
 
-def as_cases(attacks) -> list[Case]:
-    return [Case(attack.reasoning, attack.choice, 0, attack.kind) for attack in attacks]
+def as_examples(attacks) -> list[JudgeExample]:
+    return [JudgeExample(attack.reasoning, attack.choice, 0, attack.kind) for attack in attacks]
 
 
-class TestCases:
-    def test_verdicts_are_those_of_the_rules(self, cases):
-        for case in (case for split in SPLITS for case in cases[split]):
-            assert case.verdict == (conclusion(case.reasoning) == case.choice)
+class TestExamples:
+    def test_verdicts_are_those_of_the_rules(self, examples):
+        for example in (example for split in SPLITS for example in examples[split]):
+            assert example.verdict == (conclusion(example.reasoning) == example.choice)
 
-    def test_verdicts_and_choices_are_balanced(self, cases):
+    def test_verdicts_and_choices_are_balanced(self, examples):
         for split in SPLITS:
-            counts = Counter((case.verdict, case.choice) for case in cases[split])
+            counts = Counter((example.verdict, example.choice) for example in examples[split])
             assert counts[0, 1] + counts[0, 2] == counts[1, 1] + counts[1, 2] == 500
             assert min(counts.values()) >= 200
 
-    def test_every_style_is_there_and_planted_lines_give_no_verdict_away(self, cases):
-        styles = Counter((case.style, case.verdict) for case in cases["train"])
+    def test_every_style_is_there_and_planted_lines_give_no_verdict_away(self, examples):
+        styles = Counter((example.style, example.verdict) for example in examples["train"])
         assert {style for style, _ in styles} == set(STYLES)
         for style in ("plain", "worded", "planted", "contradicting", "shuffled"):
             share = styles[style, 1] / (styles[style, 0] + styles[style, 1])
             assert 0.3 < share < 0.7, style
 
-    def test_the_same_seed_draws_the_same_cases(self, cases):
-        assert [*islice(draw_cases(0, "train"), 1000)] == cases["train"]
-        assert [*islice(draw_cases(1, "train"), 1000)] != cases["train"]
+    def test_the_same_seed_draws_the_same_cases(self, examples):
+        assert [*islice(draw_examples(0, "train"), 1000)] == examples["train"]
+        assert [*islice(draw_examples(1, "train"), 1000)] != examples["train"]
 
-    def test_plain_cases_are_traces_of_the_toy_world(self, cases):
+    def test_plain_cases_are_traces_of_the_toy_world(self, examples):
         pairs = world.draw_pairs(1000, 0, "judge")
         traces = {
             parse(world.judgement(pair, label, fault)).think
@@ -65,14 +65,17 @@ class TestCases:
             for fault in ("none", "wrong")
         }
         for split in ("val", "test"):
-            plain = [case for case in cases[split] if case.style == "plain"]
-            assert {case.reasoning for case in plain} <= traces
+            plain = [example for example in examples[split] if example.style == "plain"]
+            assert {example.reasoning for example in plain} <= traces
 
-    def test_simple_cases_have_the_conclusion_anywhere(self, cases):
+    def test_simple_cases_have_the_conclusion_anywhere(self, examples):
         conclusions = {f"So response {choice} is better." for choice in (1, 2)}
-        simple = [case for case in cases["train"] if case.style == "simple"]
+        simple = [example for example in examples["train"] if example.style == "simple"]
         places = {
-            index for case in simple for index, line in enumerate(case.reasoning.split("\n")) if line in conclusions
+            index
+            for example in simple
+            for index, line in enumerate(example.reasoning.split("\n"))
+            if line in conclusions
         }
         assert places == {0, 1, 2, 3}
 
@@ -83,11 +86,11 @@ class TestCases:
             (split, kind): count for split, count in zip(SPLITS, (6, 2, 4), strict=True) for kind in ("colour", "shape")
         }
 
-    def test_prompts_to_leave_out_are_left_out(self, cases):
-        unwanted = {prompt_key(case) for case in cases["train"][:200]}
-        drawn = [*islice(draw_cases(0, "train", without=unwanted), 2000)]
-        assert not {prompt_key(case) for case in drawn} & unwanted
-        assert Counter(case.verdict for case in drawn) == {0: 1000, 1: 1000}
+    def test_prompts_to_leave_out_are_left_out(self, examples):
+        unwanted = {example.prompt for example in examples["train"][:200]}
+        drawn = [*islice(draw_examples(0, "train", without=unwanted), 2000)]
+        assert not {example.prompt for example in drawn} & unwanted
+        assert Counter(example.verdict for example in drawn) == {0: 1000, 1: 1000}
 
 
 class TestAttacks:
@@ -97,8 +100,8 @@ class TestAttacks:
         assert PLANTED.keys() >= UNSEEN
         assert len(UNSEEN) >= len(PLANTED) / 2
 
-    def test_unseen_lines_are_in_no_training_case(self, cases):
-        text = "\n".join(case.reasoning for case in cases["train"]).lower()
+    def test_unseen_lines_are_in_no_training_case(self, examples):
+        text = "\n".join(example.reasoning for example in examples["train"]).lower()
         for kind in UNSEEN:
             assert not [line for line in PLANTED[kind] if len(line) > 3 and line.lower() in text], kind
 
@@ -123,9 +126,9 @@ class TestProcessor:
         assert [len(token) for token in tokens] == [1, 1]
         assert TinyJudge(None, processor).digits == [tokens[0][0], tokens[1][0]]
 
-    def test_prompts_come_back_whole(self, processor, cases):
-        for case in cases["test"][:50]:
-            text = processor.apply_chat_template(case.messages, add_generation_prompt=True)
+    def test_prompts_come_back_whole(self, processor, examples):
+        for example in examples["test"][:50]:
+            text = processor.apply_chat_template(example.messages, add_generation_prompt=True)
             assert text.endswith("<|im_start|>assistant\n")
             assert processor.tokenizer.decode(processor.tokenizer(text).input_ids) == text
 
@@ -142,12 +145,12 @@ class TestProcessor:
         for attack in (*ATTACKS, Attack("tag", messages("x", 2)[1]["content"], 1)):
             assert [token for token in frame(attack.reasoning) if token not in numbers] == plain
 
-    def test_an_untrained_judge_replies_by_the_greater_logit(self, processor, cases):
+    def test_an_untrained_judge_replies_by_the_greater_logit(self, processor, examples):
         judge = TinyJudge(build_model(processor, 0), processor)
-        few = cases["test"][:20]
+        few = examples["test"][:20]
         replies = judge.replies(few)
         assert set(replies) <= {0, 1}
-        one_by_one = [judge.replies([case])[0] for case in few]
+        one_by_one = [judge.replies([example])[0] for example in few]
         assert replies == one_by_one, "padding changes nothing"
 
 
@@ -159,25 +162,25 @@ class TestTrained:
         return TinyJudge.load(tiny_judge)
 
     def test_held_out_traces(self, judge: TinyJudge):
-        cases = [*islice(draw_cases(17, "test"), 1000)]
-        assert judge.accuracy(cases) >= 0.95
-        assert judge.accuracy([case for case in cases if case.style == "plain"]) >= 0.99
+        examples = [*islice(draw_examples(17, "test"), 1000)]
+        assert judge.accuracy(examples) >= 0.95
+        assert judge.accuracy([example for example in examples if example.style == "plain"]) >= 0.99
 
     def test_attacks(self, judge: TinyJudge):
-        assert judge.accuracy(as_cases(ATTACKS)) >= 0.95
+        assert judge.accuracy(as_examples(ATTACKS)) >= 0.95
 
     def test_attacks_on_many_traces(self, judge: TinyJudge):
         pairs = [pair for pair in world.draw_pairs(24, 0, "attack") if split_of(pair) == "test"]
         attacks = [attack for index, pair in enumerate(pairs) for attack in attacks_on(pair, 1 + index % 2)]
-        assert judge.accuracy(as_cases(attacks[::3])) >= 0.95
+        assert judge.accuracy(as_examples(attacks[::3])) >= 0.95
 
     def test_the_reply_is_one_digit(self, judge: TinyJudge):
-        cases = [*islice(draw_cases(18, "test"), 100)]
+        examples = [*islice(draw_examples(18, "test"), 100)]
         with torch.no_grad():
-            tokens = judge.logits(cases)[0].argmax(-1)
+            tokens = judge.logits(examples)[0].argmax(-1)
         replies = [read_reply(judge.processor.tokenizer.decode(token)) for token in tokens]
         assert None not in replies, "without any constraint on what may be said"
-        assert replies == judge.replies(cases)
+        assert replies == judge.replies(examples)
 
     def test_it_loads_as_qwen_does(self, judge: TinyJudge):
         assert type(judge.processor).__name__ == "Qwen2_5_VLProcessor"
