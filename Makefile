@@ -7,10 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := 0.13.9
 READY := $(VENV)/ready
+WORKERS := 2
+TESTS := tests/unit
+PARALLEL := -n $(WORKERS) --dist worksteal
 export VERL_PLATFORM := cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs clean requirements
+.PHONY: help setup demo lint unit coverage test bench docs clean requirements
 
 help:  ## say what each verb does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -37,8 +40,14 @@ lint: setup  ## check style, types and which module imports which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## run lint and all tests, the end-to-end ones included
-	$(BIN)/python -m pytest $(TESTS)
+unit: setup  ## run the unit tests, in WORKERS=2 processes (one file: make unit TESTS=tests/unit/test_cli.py)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
+
+coverage: setup  ## run the unit tests and print the lines that no test runs (slower)
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(TESTS)
+
+test: lint unit  ## run lint and all tests, the end-to-end ones included
+	$(BIN)/python -m pytest tests --ignore tests/unit
 
 bench: setup  ## measure beside the peer; tables to the screen, figures to benchmarks/results
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done

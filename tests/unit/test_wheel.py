@@ -140,4 +140,4 @@ def test_verls_own_command_composes_the_recipe(installed: Installation):
 def test_verl_loads_the_plugin(installed: Installation):
     code = "import verl, sys; print(sys.modules['r1reward_verl.plugin'].__file__)"
     file = Path(installed.run(installed.python, "-c", code).splitlines()[-1])
-    assert file.resolve() == (installed.home / "r1reward_verl/plugin.py").resolve()
+    assert file.resolve() == (installed.home / "r1reward_verl/plugin/__init__.py").resolve()

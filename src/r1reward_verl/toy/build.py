@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +22,7 @@ from r1reward_verl.data.export import rl_row, rl_schema
 from r1reward_verl.data.preference import to_row
 from r1reward_verl.judgement import PROMPT, Choice, build_prompt
 from r1reward_verl.settings import Settings, setting
-from r1reward_verl.storage import write_json
+from r1reward_verl.storage import replaced_folder, write_json
 from r1reward_verl.toy import world
 from r1reward_verl.toy.judge import train_judge
 from r1reward_verl.toy.model import save_model
@@ -83,7 +81,7 @@ def build(
     folder = Path(out)
     card = {"seed": seed, "template": template, **msgspec.structs.asdict(sizes or Sizes())}
     if not folder.exists() or not any(folder.iterdir()):
-        with _whole(folder) as partial:
+        with replaced_folder(folder) as partial:
             _write_world(partial, sizes or Sizes(), seed, template)
             write_json(partial / "world.json", card)
             if judge:
@@ -127,20 +125,6 @@ def _write_table(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) 
 
 def _add_judge(folder: Path, card: dict[str, Any]) -> None:
     """Train a judge into a world, and note it in the card last: a judge that the card does not name is unfinished."""
-    with _whole(folder / "judge") as partial:
+    with replaced_folder(folder / "judge") as partial:
         scores = train_judge(partial, card["seed"])
     write_json(folder / "world.json", {**card, "judge": scores})
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to, which takes the place of `folder` at the end, or is removed if the work fails."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
