@@ -39,6 +39,7 @@ lint: setup  ## check style, types and which module imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell docs *.md
 
 unit: setup  ## run the unit tests, in WORKERS=2 processes (one file: make unit TESTS=tests/unit/test_cli.py)
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
