@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,19 +26,25 @@ environment.apply()
 vllm_distribution.install()
 
 
+def _answer(value: Any) -> Callable[..., Any]:
+    """Return a method that answers `value`, whatever it is asked."""
+    return lambda self, *args, **kwargs: value
+
+
 class _CpuDeviceModule(ModuleType):
     """`torch.cpu` completed by what verl and FSDP ask of an accelerator's module."""
+
+    # There is one device, kernels are synchronous, freed memory goes back to the C allocator at once, the kernel's peak
+    # of resident bytes cannot be reset, and weights travel through shared memory that verl closes itself.
+    set_device = synchronize = empty_cache = reset_peak_memory_stats = ipc_collect = _answer(None)
+    get_device_name = _answer("cpu")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
 
-    @staticmethod
-    def _resident_bytes() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
     def memory_allocated(self, device: Any = None) -> int:
         """Return resident bytes of this process: the CPU has no allocator of its own to ask."""
-        return self._resident_bytes()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
     def max_memory_allocated(self, device: Any = None) -> int:
         """Return the peak of resident bytes of this process."""
@@ -47,25 +53,12 @@ class _CpuDeviceModule(ModuleType):
     memory_reserved = memory_allocated
     max_memory_reserved = max_memory_allocated
 
-    def reset_peak_memory_stats(self, device: Any = None) -> None:
-        """Do nothing: the kernel's peak cannot be reset."""
-
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
         """Return (available, total) bytes of the machine."""
-        import psutil
+        import psutil  # this module is imported by every process of a run, and few ask
 
         memory = psutil.virtual_memory()
         return memory.available, memory.total
-
-    def empty_cache(self) -> None:
-        """Do nothing: freed memory goes back to the C allocator at once."""
-
-    def ipc_collect(self) -> None:
-        """Do nothing: weights travel through shared memory that verl closes itself."""
-
-    def get_device_name(self, device: Any = None) -> str:
-        """Return a fixed name; verl only prints it."""
-        return "cpu"
 
     def get_rng_state(self, device: Any = None) -> torch.Tensor:
         """Return torch's CPU generator state."""
@@ -81,109 +74,32 @@ class _CpuDeviceModule(ModuleType):
 
     manual_seed_all = manual_seed
 
-    def set_device(self, device: Any) -> None:
-        """Do nothing: there is one CPU device."""
-
-    def synchronize(self, device: Any = None) -> None:
-        """Do nothing: CPU kernels are synchronous."""
-
-
-_DEVICE_MODULE = _CpuDeviceModule("r1reward_verl.cpu.device_module")
-
 
 @PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
     """verl's hardware interface answered by the CPU; Ray is told of logical GPUs (`num_gpus`)."""
 
-    @property
-    def device_name(self) -> str:
-        """Return the torch device type."""
-        return "cpu"
-
-    @property
-    def vendor_name(self) -> str:
-        """Return the vendor; engines are looked up by device alone."""
-        return "cpu"
-
-    @property
-    def device_module(self) -> ModuleType:
-        """Return the completed `torch.cpu`."""
-        return _DEVICE_MODULE
-
-    def is_available(self) -> bool:
-        """Return True: there is always a CPU."""
-        return True
-
-    def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Return False, so that auto-detection never picks the CPU on a cluster's head node."""
-        return False
-
-    def current_device(self) -> Any:
-        """Return the device itself: verl passes this to `.to()`, where an index would mean a GPU."""
-        return "cpu"
-
-    def device_count(self) -> int:
-        """Return 1."""
-        return 1
-
-    def set_device(self, device_index: int) -> None:
-        """Do nothing."""
-
-    def synchronize(self, device_index: int | None = None) -> None:
-        """Do nothing."""
+    device_name = vendor_name = property(_answer("cpu"))
+    device_module = property(_answer(_CpuDeviceModule("r1reward_verl.cpu.device_module")))
+    is_available = _answer(True)
+    is_platform_available = _answer(False)  # auto-detection must not pick the CPU on a cluster's head node
+    current_device = _answer("cpu")  # verl passes this to `.to()`, where an index would mean a GPU
+    device_count = _answer(1)
+    get_device_capability = _answer((None, None))
+    communication_backend_name = _answer("gloo")
+    visible_devices_envvar = _answer("CUDA_VISIBLE_DEVICES")  # Ray sets it for its logical GPUs,
+    ray_resource_name = _answer("GPU")  # which verl's placement groups ask for;
+    ray_noset_envvars = _answer(["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"])  # this keeps Ray from hiding devices
+    is_ipc_supported = _answer(False)  # weights travel through shared memory
+    nvtx_range = _answer(nullcontext())
+    set_device = synchronize = set_allocator_settings = empty_cache = _answer(None)
+    profiler_start = profiler_stop = cudart = _answer(None)
 
     def manual_seed(self, seed: int) -> None:
         """Seed torch."""
         torch.manual_seed(seed)
 
-    def manual_seed_all(self, seed: int) -> None:
-        """Seed torch."""
-        torch.manual_seed(seed)
-
-    def set_allocator_settings(self, settings: str) -> None:
-        """Do nothing."""
-
-    def empty_cache(self) -> None:
-        """Do nothing."""
-
-    def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
-        """Return (None, None): a CPU has no compute capability."""
-        return None, None
-
-    def communication_backend_name(self) -> str:
-        """Return gloo."""
-        return "gloo"
-
-    def visible_devices_envvar(self) -> str:
-        """Return the variable Ray sets for the logical GPUs."""
-        return "CUDA_VISIBLE_DEVICES"
-
-    def ray_resource_name(self) -> str:
-        """Return GPU: Ray's logical GPUs are what verl's placement groups ask for."""
-        return "GPU"
-
-    def ray_noset_envvars(self) -> list[str]:
-        """Return the variable that keeps Ray from hiding devices."""
-        return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
-
-    def is_ipc_supported(self) -> bool:
-        """Return False: weights travel through shared memory."""
-        return False
-
-    @contextmanager
-    def nvtx_range(self, msg: str) -> Iterator[None]:
-        """Yield at once: there is no profiler to tell."""
-        yield
-
-    def profiler_start(self) -> None:
-        """Do nothing."""
-
-    def profiler_stop(self) -> None:
-        """Do nothing."""
-
-    def cudart(self) -> Any:
-        """Return None: there is no CUDA runtime."""
-        return None
+    manual_seed_all = manual_seed
 
 
 def _single_cpu_backend(distributed: ModuleType) -> None:
