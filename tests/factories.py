@@ -1,6 +1,7 @@
 """Builders that many tests share: pictures, preferences, judgements, replies. New ones belong here, not in a test."""
 
 import io
+import socket
 import struct
 import zlib
 
@@ -36,3 +37,10 @@ def preference(index=0, **changes) -> Preference:
     values = {"id": f"r{index}", "source": "mine", "category": "long", "question": f"Question {index}?"}
     values |= {"response_1": "Yes.", "response_2": "No.", "label": 1 + index % 2}
     return Preference(**values | changes)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

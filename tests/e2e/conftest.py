@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from runs import first_log, logged_steps, start_demo, training_processes
 
+from r1reward_verl.toy.build import Sizes, build
+
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Path:
@@ -35,3 +37,10 @@ def demo(tmp_path_factory) -> Path:
     assert second.returncode == 0, output
     (out / "output.txt").write_text(output)
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_judge(tmp_path_factory) -> Path:
+    """The folder of a tiny judge model, trained once for all tests (two minutes)."""
+    sizes = Sizes(preferences=8, val_pairs=2, test_pairs=2)
+    return build(tmp_path_factory.mktemp("judge") / "world", sizes, judge=True) / "judge"

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from runs import Training
 
+from factories import free_port
 from judge_attacks import ATTACKS
 from r1reward_verl.rewards.judges.model import ModelJudge
 from r1reward_verl.rewards.scorer import Scorer
-from r1reward_verl.toy.demo import _free_port
 
 KEY = "sk-not-for-any-log"
 
@@ -126,7 +126,7 @@ async def attacked(url: str, **options) -> list[float]:
 def test_endpoint_that_dies_and_comes_back(demo, tiny_judge, tmp_path, monkeypatch):
     """Texts that demand a 1 do not get it; a dead judge stops the run before it trains on guesses; then it goes on."""
     monkeypatch.setenv("R1REWARD_JUDGE_API_KEY", KEY)
-    port, log = _free_port(), tmp_path / "serve.log"
+    port, log = free_port(), tmp_path / "serve.log"
     url = f"http://127.0.0.1:{port}/v1"
     pairs = pq.read_table(demo / "selected/rl.parquet").slice(0, 128)
     pq.write_table(pairs, tmp_path / "pairs.parquet")

@@ -1,18 +1,14 @@
-"""The tiny judge: examples whose verdicts are the rules', and a model that learned them and resists attacks."""
+"""The tiny judge before its training: examples whose verdicts are the rules', attacks, and how it reads and replies."""
 
-import json
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from judge_attacks import ATTACKS, KNOWN_RULES_MISSES, PLANTED, UNSEEN, Attack, attacks_on
 from r1reward_verl.judgement import parse
 from r1reward_verl.rewards.conclusions import conclusion
-from r1reward_verl.rewards.judges.prompt import closing, messages, read_reply
+from r1reward_verl.rewards.judges.prompt import closing, messages
 from r1reward_verl.toy import world
 from r1reward_verl.toy.judge import STYLES, JudgeExample, TinyJudge, draw_examples, judge_processor, split_of
 from r1reward_verl.toy.model import build_model
@@ -28,10 +24,6 @@ def examples() -> dict[str, list[JudgeExample]]:
 @pytest.fixture(scope="module")
 def processor():
     return judge_processor(0)
-
-
-def as_examples(attacks) -> list[JudgeExample]:
-    return [JudgeExample(attack.reasoning, attack.choice, 0, attack.kind) for attack in attacks]
 
 
 class TestExamples:
@@ -152,50 +144,3 @@ class TestProcessor:
         assert set(replies) <= {0, 1}
         one_by_one = [judge.replies([example])[0] for example in few]
         assert replies == one_by_one, "padding changes nothing"
-
-
-class TestTrained:
-    """Trains the judge for real, once for all tests (two minutes on two cores)."""
-
-    @pytest.fixture(scope="class")
-    def judge(self, tiny_judge: Path) -> TinyJudge:
-        return TinyJudge.load(tiny_judge)
-
-    def test_held_out_traces(self, judge: TinyJudge):
-        examples = [*islice(draw_examples(17, "test"), 1000)]
-        assert judge.accuracy(examples) >= 0.95
-        assert judge.accuracy([example for example in examples if example.style == "plain"]) >= 0.99
-
-    def test_attacks(self, judge: TinyJudge):
-        assert judge.accuracy(as_examples(ATTACKS)) >= 0.95
-
-    def test_attacks_on_many_traces(self, judge: TinyJudge):
-        pairs = [pair for pair in world.draw_pairs(24, 0, "attack") if split_of(pair) == "test"]
-        attacks = [attack for index, pair in enumerate(pairs) for attack in attacks_on(pair, 1 + index % 2)]
-        assert judge.accuracy(as_examples(attacks[::3])) >= 0.95
-
-    def test_the_reply_is_one_digit(self, judge: TinyJudge):
-        examples = [*islice(draw_examples(18, "test"), 100)]
-        with torch.no_grad():
-            tokens = judge.logits(examples)[0].argmax(-1)
-        replies = [read_reply(judge.processor.tokenizer.decode(token)) for token in tokens]
-        assert None not in replies, "without any constraint on what may be said"
-        assert replies == judge.replies(examples)
-
-    def test_it_loads_as_qwen_does(self, judge: TinyJudge):
-        assert type(judge.processor).__name__ == "Qwen2_5_VLProcessor"
-        assert type(judge.model).__name__ == "Qwen2_5_VLForConditionalGeneration"
-        text = judge.model.config.text_config
-        assert text.hidden_size // text.num_attention_heads == 64
-
-    def test_the_vision_tower_is_untouched(self, tiny_judge: Path, judge: TinyJudge):
-        fresh = build_model(judge.processor, 0).model.visual.state_dict()
-        trained = judge.model.model.visual.state_dict()
-        assert all(torch.equal(fresh[name], trained[name]) for name in fresh)
-        assert load_file(tiny_judge / "model.safetensors")
-
-    def test_the_card_tells_what_was_measured(self, tiny_judge: Path):
-        card = json.loads((tiny_judge.parent / "world.json").read_text())["judge"]
-        assert card.keys() == {"steps", "held_out", "attacked"}
-        assert card["held_out"] >= 0.95
-        assert card["attacked"] >= 0.9
