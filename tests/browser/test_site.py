@@ -48,7 +48,7 @@ def site(tmp_path_factory):
     """The folder of the built site."""
     pytest.importorskip("zensical", reason="the tools of the site are not installed (pip install -e '.[docs]')")
     folder = tmp_path_factory.mktemp("site") / "site"
-    subprocess.run([sys.executable, ROOT / "tools" / "build_site.py", folder], check=True, timeout=300)
+    subprocess.run([sys.executable, ROOT / "tools" / "build_site.py", folder], check=True, timeout=300, cwd=ROOT)
     return folder
 
 
