@@ -322,11 +322,12 @@ def test_pictures_are_small_copies_and_of_a_video_a_few_frames(tmp_path):
 def test_what_is_no_picture_is_named_and_not_opened(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    paths = [str(tmp_path / name) for name in ("text.png", "script.eps", "gone.png")]
+    names = ("text.png", "script.eps", "gone.png")
+    paths = [str(tmp_path / name) for name in names]
     page = report(tmp_path, write_run(tmp_path / "run", [case(1, media=paths)], judged(1, 1, 2)))
     assert not page.all("img", "picture")
-    for path in paths:
-        assert re.search(f"not readable: [^:]*{re.escape(repr(path))}", page.text)
+    for name in names:  # of a long path the page shows the beginning and the end
+        assert re.search(f"not readable: [^:]*{re.escape(name)}'", page.text)
 
 
 @pytest.mark.parametrize(

@@ -191,9 +191,9 @@ def test_any_text_can_be_read(text):
 def test_time_is_linear_on_hostile_input(piece):
     def seconds(length: int) -> float:
         text = piece * (length // len(piece))
-        start = time.perf_counter()
+        start = time.process_time()
         conclusion(text)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     assert seconds(400_000) < 20 * seconds(100_000) + 0.1  # 4 times is linear; 16 times would be quadratic
     assert seconds(1_000_000) < 10

@@ -21,6 +21,8 @@ from r1reward_verl.toy.judge import JudgeNotLearned
 
 FILES = ("preferences", "test")
 """Files of preferences."""
+SMALL = Sizes(preferences=8, val_pairs=2, test_pairs=2)
+OPTIONS = ["--preferences", "8", "--val-pairs", "2", "--test-pairs", "2"]
 
 
 def rows(toy: Path, name: str) -> list[dict]:
@@ -73,8 +75,7 @@ class TestContent:
             assert row["prompt"] == [{"role": "user", "content": "<image>" + build_prompt(**texts)}]
 
     def test_a_template_of_ones_own_is_used(self, tmp_path: Path):
-        sizes = Sizes(preferences=4, val_pairs=1, test_pairs=1)
-        folder = build(tmp_path / "world", sizes, template="{question}|{response_1}|{response_2}")
+        folder = build(tmp_path / "world", SMALL, template="{question}|{response_1}|{response_2}")
         info = rows(folder, "val")[0]["extra_info"]
         text = f"<image>{info['question']}|{info['response_1']}|{info['response_2']}"
         assert rows(folder, "val")[0]["prompt"][0]["content"] == text
@@ -119,11 +120,9 @@ class TestVerlReadsIt:
 
 
 class TestFolder:
-    SMALL = Sizes(preferences=8, val_pairs=2, test_pairs=2)
-
     def test_the_same_seed_writes_the_same_world(self, tmp_path: Path):
         first, second, other = (
-            contents(build(tmp_path / name, self.SMALL, seed=seed)) for name, seed in (("a", 5), ("b", 5), ("c", 6))
+            contents(build(tmp_path / name, SMALL, seed=seed)) for name, seed in (("a", 5), ("b", 5), ("c", 6))
         )
         assert first == second
         for name in ("preferences.parquet", "val.parquet", "test.parquet", "model/model.safetensors"):
@@ -137,38 +136,36 @@ class TestFolder:
         with monkeypatch.context() as patched:
             patched.setattr("r1reward_verl.toy.build.save_model", interrupted)  # after the parquet files
             with pytest.raises(KeyboardInterrupt):
-                build(out, self.SMALL)
-        assert not out.exists()
-        build(out, self.SMALL)
-        assert contents(out) == contents(build(tmp_path / "undisturbed", self.SMALL))
+                build(out, SMALL)
+        assert not any(tmp_path.iterdir())
+        build(out, SMALL)
+        assert contents(out) == contents(build(tmp_path / "undisturbed", SMALL))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["undisturbed", "world"]
 
     def test_a_finished_world_is_left_as_it_is(self, tmp_path: Path):
-        out = build(tmp_path / "world", self.SMALL)
+        out = build(tmp_path / "world", SMALL)
         times = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
-        assert build(out, self.SMALL) == out
+        assert build(out, SMALL) == out
         assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == times
 
     def test_other_content_is_refused(self, tmp_path: Path):
-        out = build(tmp_path / "world", self.SMALL)
+        out = build(tmp_path / "world", SMALL)
         before = contents(out)
         with pytest.raises(ValueError, match="name another folder or remove it"):
-            build(out, self.SMALL, seed=1)
+            build(out, SMALL, seed=1)
         assert contents(out) == before
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.txt").write_text("years of work")
         with pytest.raises(ValueError, match="mine is not empty"):
-            build(tmp_path / "mine", self.SMALL)
+            build(tmp_path / "mine", SMALL)
         assert contents(tmp_path / "mine").keys() == {"thesis.txt"}
 
     def test_an_empty_folder_is_taken(self, tmp_path: Path):
         (tmp_path / "world").mkdir()
-        assert (build(tmp_path / "world", self.SMALL) / "world.json").is_file()
+        assert (build(tmp_path / "world", SMALL) / "world.json").is_file()
 
 
 class TestJudge:
-    SMALL = TestFolder.SMALL
-
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch):
         """The training itself is tested in test_judge.py."""
@@ -188,54 +185,52 @@ class TestJudge:
         return lambda: monkeypatch.setattr("r1reward_verl.toy.build.train_judge", fail)
 
     def test_none_unless_asked_for(self, tmp_path: Path):
-        out = build(tmp_path / "world", self.SMALL)
+        out = build(tmp_path / "world", SMALL)
         assert not (out / "judge").exists()
         assert "judge" not in json.loads((out / "world.json").read_text())
 
     def test_it_is_part_of_the_world(self, tmp_path: Path):
-        out = build(tmp_path / "world", self.SMALL, seed=2, judge=True)
+        out = build(tmp_path / "world", SMALL, seed=2, judge=True)
         assert (out / "judge/weights").read_text() == "of seed 2"
         assert json.loads((out / "world.json").read_text())["judge"] == {"held_out": 0.97}
 
     def test_a_finished_world_is_given_one(self, tmp_path: Path):
-        plain = contents(build(tmp_path / "world", self.SMALL))
-        both = contents(build(tmp_path / "world", self.SMALL, judge=True))
-        assert both == contents(build(tmp_path / "at_once", self.SMALL, judge=True))
+        plain = contents(build(tmp_path / "world", SMALL))
+        both = contents(build(tmp_path / "world", SMALL, judge=True))
+        assert both == contents(build(tmp_path / "at_once", SMALL, judge=True))
         assert both.keys() - plain.keys() == {"judge/weights"}
         assert {name for name in plain if plain[name] != both[name]} == {"world.json"}
 
     @pytest.mark.parametrize("judge", [False, True])
     def test_a_world_with_one_is_left_as_it_is(self, tmp_path: Path, fails, judge: bool):
-        out = build(tmp_path / "world", self.SMALL, judge=True)
+        out = build(tmp_path / "world", SMALL, judge=True)
         before = contents(out)
         fails()
-        assert build(out, self.SMALL, judge=judge) == out
+        assert build(out, SMALL, judge=judge) == out
         assert contents(out) == before
 
     def test_one_that_did_not_learn_leaves_no_trace(self, tmp_path: Path, fails):
-        out = build(tmp_path / "world", self.SMALL)
+        out = build(tmp_path / "world", SMALL)
         before = contents(out)
         fails()
         for folder in (out, tmp_path / "new"):
             with pytest.raises(JudgeNotLearned, match="did not learn"):
-                build(folder, self.SMALL, judge=True)
+                build(folder, SMALL, judge=True)
         assert contents(out) == before
         assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["model"]
         assert not (tmp_path / "new").exists()
 
     def test_the_command_builds_one(self, tmp_path: Path):
-        sizes = ["--preferences", "8", "--val-pairs", "2", "--test-pairs", "2"]
-        assert main(["toy", "build", str(tmp_path / "world"), *sizes, "--judge"]) == 0
+        assert main(["toy", "build", str(tmp_path / "world"), *OPTIONS, "--judge"]) == 0
         assert (tmp_path / "world/judge/weights").is_file()
 
 
 class TestCommand:
     def test_options_reach_the_world(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         out = tmp_path / "world"
-        options = ["--seed", "4", "--preferences", "8", "--val-pairs", "1", "--test-pairs", "1"]
-        assert main(["toy", "build", str(out), *options]) == 0
+        assert main(["toy", "build", str(out), *OPTIONS, "--seed", "4"]) == 0
         card = json.loads((out / "world.json").read_text())
-        assert {"seed": 4, "preferences": 8, "val_pairs": 1, "test_pairs": 1}.items() <= card.items()
+        assert {"seed": 4, "preferences": 8, "val_pairs": 2, "test_pairs": 2}.items() <= card.items()
         assert str(out) in capsys.readouterr().out
 
     def test_what_cannot_be_used_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
