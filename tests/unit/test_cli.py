@@ -39,10 +39,8 @@ def test_every_command_explains_itself(command: str, option: str, capsys: pytest
     assert re.search(f"usage: r1reward {command} ", capsys.readouterr().out, re.IGNORECASE)
 
 
-@pytest.mark.parametrize(("group", "names"), [("", list(COMMANDS)), *COMMANDS.items()])
+@pytest.mark.parametrize(("group", "names"), [("", list(COMMANDS)), *(one for one in COMMANDS.items() if one[1])])
 def test_a_group_lists_its_commands(group: str, names: list[str], capsys: pytest.CaptureFixture[str]):
-    if not names:
-        return
     assert exit_code(group) == 2
     alone = capsys.readouterr().out
     assert exit_code(f"{group} --help") == 0

@@ -1,8 +1,8 @@
-"""`r1reward toy teacher`: the toy world's teacher behind a real endpoint, as a hosted model would be.
+"""The toy world's teacher behind a real endpoint, as a hosted model would be: `r1reward toy teacher`.
 
-It looks at the picture it is sent, reads question and responses from the prompt, and answers in the form of a
-judgement. It errs as a hurried annotator does: at questions about shape it mostly guesses "1" at a glance, and now and
-then it slips at a colour. Asked again, it may do better.
+It reads question and responses from the prompt, looks at the picture, and replies with a judgement. It errs as a
+hurried annotator does: of questions about shape it answers most with "1" after a glance, and sometimes it takes the
+wrong colour. Asked again, it may do better.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def recognise(picture: bytes) -> tuple[str, str]:
     """Return colour and shape in a picture of the toy world.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a picture, or nothing is drawn in it.
     """
     import numpy as np
 
@@ -74,12 +74,12 @@ def recognise(picture: bytes) -> tuple[str, str]:
 class Teacher:
     """Answers chat requests about the toy world.
 
-    Asked the same again, it draws its fault anew, so a run of requests has the same answers in every run, in
-    whatever order they come; at temperature 0 it repeats itself. Started anew, it counts anew.
+    Its n-th answer to a prompt depends on the seed, the prompt and n only, so that a run of requests has the same
+    answers every time, in whatever order they come. At temperature 0 all n answers are the same.
 
     Args:
         faults: how often it errs.
-        seed: of the draws.
+        seed: seed of the faults.
     """
 
     def __init__(self, faults: Faults | None = None, seed: int = 0) -> None:
@@ -91,7 +91,7 @@ class Teacher:
         """Return the judgement on a prompt about a picture.
 
         Raises:
-            ValueError: the prompt or the picture is none of the toy world.
+            ValueError: the prompt or the picture is not from the toy world.
         """
         question, responses = _QUESTION.search(text), _RESPONSE.findall(text)
         if question is None or len(responses) != 2:
@@ -118,24 +118,21 @@ def application(teacher: Teacher) -> web.Application:
     """Return the teacher as an OpenAI-compatible server."""
     from aiohttp import web
 
-    def refuse(reason: str) -> web.Response:
-        return web.json_response({"error": {"message": reason, "type": "invalid_request_error"}}, status=400)
-
     async def models(_: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
     async def chat(request: web.Request) -> web.Response:
         try:
             body = json.loads(await request.read())
-            text, picture = _read(body["messages"][-1]["content"])
-            said = teacher.answer(text, picture, float(body.get("temperature", 1.0)))
+            text, picture = _text_and_picture(body["messages"][-1]["content"])
+            reply = teacher.answer(text, picture, float(body.get("temperature", 1.0)))
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            return refuse(f"{type(error).__name__}: {error}")
-        usage = {"prompt_tokens": len(text.split()), "completion_tokens": len(said.split())}
+            message = f"{type(error).__name__}: {error}"
+            return web.json_response({"error": {"message": message, "type": "invalid_request_error"}}, status=400)
+        usage = {"prompt_tokens": len(text.split()), "completion_tokens": len(reply.split())}
         usage["total_tokens"] = sum(usage.values())
-        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-        answer = {"object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage}
-        return web.json_response(answer)
+        choice = {"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
+        return web.json_response({"object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage})
 
     app = web.Application(client_max_size=16 << 20)
     app.router.add_get("/v1/models", models)
@@ -143,7 +140,7 @@ def application(teacher: Teacher) -> web.Application:
     return app
 
 
-def _read(content: Any) -> tuple[str, bytes]:
+def _text_and_picture(content: Any) -> tuple[str, bytes]:
     """Return text and picture of a message's parts."""
     (text,) = (part["text"] for part in content if part["type"] == "text")
     (url,) = (part["image_url"]["url"] for part in content if part["type"] == "image_url")
