@@ -25,6 +25,7 @@ from pyarrow import parquet
 
 from _server import running_server
 from r1reward_verl.data.annotate import annotate
+from r1reward_verl.data.annotation import AnnotateSettings
 from r1reward_verl.data.preference import SCHEMA, Preference, to_row
 from r1reward_verl.judgement import Choice
 from r1reward_verl.media import Media
@@ -121,7 +122,8 @@ def measure(url: str, folder: Path, images: list[Path], concurrency: int, rows: 
     source = write(folder / "in.parquet", rows, images)
     out = folder / "out.parquet"
     start = time.perf_counter()
-    result = annotate(source, out, urls=[url], model="teacher", concurrency=concurrency, progress=False, fresh=True)
+    settings = AnnotateSettings(urls=[url], model="teacher", concurrency=concurrency, fresh=True)
+    result = annotate(source, out, settings, progress=False)
     passed = time.perf_counter() - start
     assert result.rows["finished"] == rows
     assert result.calls == sum(3 if number % 3 == 2 else 1 for number in range(rows))

@@ -11,7 +11,8 @@ A settings class checks its own values; the command line and the documentation a
 
 from __future__ import annotations
 
-from typing import Any, get_type_hints
+import math
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -38,7 +39,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name.replace('_', '-')} is {value!r}: Expected a finite number")
+            if value is None and type(None) in get_args(_type_of(hint)):
+                continue
             try:
-                msgspec.convert(value, hint, from_attributes=True)
+                msgspec.convert(value, _without_none(hint))
             except msgspec.ValidationError as error:
                 raise ValueError(f"{name.replace('_', '-')} is {value!r}: {error}") from None
+
+
+def _type_of(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _without_none(hint: Any) -> Any:
+    """Let the bounds of `Annotated[int | None, ...]` hold for the number: msgspec refuses them for the union."""
+    if get_origin(hint) is Annotated and type(None) in (parts := get_args(_type_of(hint))):
+        return Annotated[Union[tuple(part for part in parts if part is not type(None))], get_args(hint)[1]]  # noqa: UP007
+    return hint

@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import typer
@@ -74,8 +74,9 @@ def _app(module: str) -> typer.Typer:
 def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of the settings classes among its parameters.
 
-    A parameter whose type is a subclass of `Settings` becomes one option for each field of the class. The command gets
-    the object that is made of their values; a value outside its bounds ends in a ValueError that names the option.
+    A parameter whose type is a subclass of `Settings` becomes one option for each field of the class that is described
+    by `setting`. The command gets the object that is made of their values; a value outside its bounds ends in a
+    ValueError that names the option.
     """
     hints = get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
@@ -84,7 +85,7 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def command(*args: Any, **kwargs: Any) -> Any:
         for name, settings in classes.items():
-            kwargs[name] = settings(**{field: kwargs.pop(field) for field in settings.__struct_fields__})
+            kwargs[name] = settings(**{field.name: kwargs.pop(field.name) for field in _options(settings)})
         return function(*args, **kwargs)
 
     parameters = [
@@ -93,13 +94,18 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
         if name not in classes
     ]
     for settings in classes.values():
-        parameters += [_option(field, settings) for field in msgspec.structs.fields(settings)]
+        parameters += [_parameter(field, settings) for field in _options(settings)]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
 
 
-def _option(field: msgspec.structs.FieldInfo, settings: type[Settings]) -> inspect.Parameter:
+def _options(settings: type[Settings]) -> list[msgspec.structs.FieldInfo]:
+    hints = get_type_hints(settings, include_extras=True)
+    return [field for field in msgspec.structs.fields(settings) if get_origin(hints[field.name]) is Annotated]
+
+
+def _parameter(field: msgspec.structs.FieldInfo, settings: type[Settings]) -> inspect.Parameter:
     hint, meta = get_args(get_type_hints(settings, include_extras=True)[field.name])
     extra = meta.extra or {}
     default = field.default

@@ -13,9 +13,10 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from r1reward_verl.data.preference import Preference
+from r1reward_verl.engines.messages import MediaPosition
 from r1reward_verl.judgement import PROMPT, build_prompt, escape_markers
 from r1reward_verl.media import Media
 from r1reward_verl.text import excerpt
@@ -23,7 +24,6 @@ from r1reward_verl.text import excerpt
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MediaPosition = Literal["before", "after"]
 MEDIA_POSITIONS: tuple[str, ...] = get_args(MediaPosition)
 
 _PICTURE_TYPES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"), (b"BM", "bmp"))

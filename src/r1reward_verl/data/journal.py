@@ -1,4 +1,4 @@
-"""What a teacher has answered so far, on disk: a file that only grows, from which a run that was ended goes on.
+"""The finished calls of an annotation: a file that only grows, from which an interrupted run is resumed.
 
 The first line says what the calls depend on, each further one is a finished call. A line is written with one system
 call as soon as the answer is there, so that a killed process loses no finished call; a last line without its end
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from r1reward_verl.errors import R1RewardError
 from r1reward_verl.storage import AppendFile
 from r1reward_verl.text import excerpt
 
@@ -24,8 +25,8 @@ _FORM = {"journal": "r1reward data annotate", "version": 1}
 _PIECE = 1 << 16
 
 
-class JournalError(RuntimeError):
-    """A journal that cannot be gone on with: another run writes it, or it is damaged."""
+class JournalError(R1RewardError):
+    """A journal that cannot be resumed: another run writes it, or it is damaged."""
 
 
 @dataclass(frozen=True)

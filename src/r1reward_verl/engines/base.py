@@ -10,6 +10,8 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from r1reward_verl.engines.messages import MediaPosition
+from r1reward_verl.errors import R1RewardError
 from r1reward_verl.media import Media
 
 Status = Literal["ok", "failed", "too_long"]
@@ -17,7 +19,7 @@ GREEDY = 0
 """Number of the greedy judgement among those of a prompt; samples count from 1."""
 
 
-class EngineError(RuntimeError):
+class EngineError(R1RewardError):
     """The engine cannot go on; what it gave is good."""
 
 
@@ -34,7 +36,7 @@ class Sampling:
 
     temperature: float = 1.0
     max_tokens: int = 4096
-    media_position: str = "before"
+    media_position: MediaPosition = "before"
     min_pixels: int = 3136
     max_pixels: int = 501_760
 

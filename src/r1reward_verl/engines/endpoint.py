@@ -10,29 +10,21 @@ import asyncio
 import math
 import re
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from r1reward_verl.engines.base import GREEDY, EngineError, Judgement, Prompt, Sampling, Status, Work, without
-from r1reward_verl.media import data_uri
-
-if TYPE_CHECKING:
-    from r1reward_verl.engines.chat import ChatClient, Reply
+from r1reward_verl.engines.chat import ChatClient, Reply
+from r1reward_verl.engines.messages import Parts, media_parts, message_content, read_answer
 
 _THREADS = 4
 _ANSWER_BYTES = 1 << 20  # of one judgement
 _MALFORMED = (400, 413, 422)
 _STOPPING = (401, 402, 403, 404, 405)
 _TOO_LONG = re.compile(r"context[ _]length|(maximum|max) (model|context)|too long|too many tokens", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    texts: tuple[tuple[str, str | None], ...]  # with the reason why each ended
-    prompt_tokens: int | None
-    tokens: int | None  # of all texts
 
 
 class EndpointEngine:
@@ -80,8 +72,6 @@ class EndpointEngine:
         self._client(1)
 
     def _client(self, samples: int) -> ChatClient:
-        from r1reward_verl.engines.chat import ChatClient
-
         return ChatClient(self._urls, **self._options, max_bytes=max(samples, 1) * _ANSWER_BYTES)
 
     def generate(self, work: Iterator[Work]) -> Generator[Sequence[Judgement], None, None]:
@@ -126,14 +116,11 @@ class EndpointEngine:
     async def _judge(self, client: ChatClient, work: Work, pool: ThreadPoolExecutor) -> None:
         media = [*work.images, *(work.video or ())]
 
-        def pictures() -> list[dict[str, Any]]:
-            urls = (data_uri(one, self._sampling.max_pixels) for one in media)
-            return [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-
-        parts: list[dict[str, Any]] = []
+        parts: Parts = []
         if media:
             try:
-                parts = await asyncio.get_running_loop().run_in_executor(pool, pictures)
+                make = partial(media_parts, media, self._sampling.max_pixels)
+                parts = await asyncio.get_running_loop().run_in_executor(pool, make)
             except ValueError as error:
                 self._said.extend(without(work, prompt, "failed", str(error)) for prompt in work.prompts)
                 return
@@ -150,19 +137,15 @@ class EndpointEngine:
             )
         )
 
-    async def _ask(
-        self, client: ChatClient, work: Work, prompt: Prompt, media: list[dict[str, Any]], samples: list[int]
-    ) -> None:
-        text = [{"type": "text", "text": prompt.text}]
-        before = self._sampling.media_position == "before"
-        content: Any = ([*media, *text] if before else [*text, *media]) if media else prompt.text
+    async def _ask(self, client: ChatClient, work: Work, prompt: Prompt, media: Parts, samples: list[int]) -> None:
+        content = message_content(prompt.text, media, self._sampling.media_position)
         left, tokens = samples, self._sampling.max_tokens
         temperature = 0.0 if samples == [GREEDY] else self._sampling.temperature
         while left:
             number = len(left) if self._several else 1
             reply = await client.complete(
                 [{"role": "user", "content": content}],
-                _read,
+                read_answer,
                 temperature=temperature,
                 top_p=1.0,
                 max_tokens=tokens,
@@ -170,13 +153,13 @@ class EndpointEngine:
             )
             if (answer := reply.value) is not None:
                 got = answer.texts[:number]
-                each = answer.tokens if len(answer.texts) == 1 else None
+                each = answer.completion_tokens if len(answer.texts) == 1 else None
                 judgements = [
                     Judgement(work.row, prompt.order, sample, said, each, answer.prompt_tokens, reason)
                     for sample, (said, reason) in zip(left, got, strict=False)
                 ]
                 if each is None:
-                    judgements[0] = replace(judgements[0], answer_tokens=answer.tokens)
+                    judgements[0] = replace(judgements[0], answer_tokens=answer.completion_tokens)
                 self._said.append(judgements)
                 left = left[len(got) :]
                 continue
@@ -207,21 +190,3 @@ async def _end(tasks: set[asyncio.Task[None]], client: ChatClient | None) -> Non
     await asyncio.gather(*tasks, return_exceptions=True)
     if client is not None:
         await client.close()
-
-
-def _read(answer: Mapping[str, Any]) -> _Answer | None:
-    texts = []
-    for choice in answer["choices"]:
-        # None where all tokens went into what the server does not show, or the model declined.
-        text = choice["message"].get("content") or ""
-        if not isinstance(text, str):
-            raise TypeError(f"content is {text!r}")
-        reason = choice.get("finish_reason")
-        # Half characters, which JSON can escape, no file can hold.
-        texts.append((text.encode(errors="replace").decode(), None if reason is None else str(reason)[:100]))
-    usage = answer.get("usage") or {}
-    read, written = (
-        count if type(count) is int and 0 <= count < 2**40 else None
-        for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    )
-    return _Answer(tuple(texts), read, written) if texts else None

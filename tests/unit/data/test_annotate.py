@@ -24,7 +24,10 @@ from PIL import Image
 
 from chat_server import Answer, ChatServer, completion
 from factories import bomb, png
-from r1reward_verl.data.annotate import AnnotationError, annotate, main
+from r1reward_verl.cli import main as cli
+from r1reward_verl.data.annotate import annotate
+from r1reward_verl.data.annotation import AnnotateSettings
+from r1reward_verl.data.annotator import AnnotationError
 from r1reward_verl.data.preference import SCHEMA, Preference, from_row, to_row
 from r1reward_verl.judgement import parse
 from r1reward_verl.media import Media, data_uri
@@ -35,11 +38,15 @@ USAGE = {"prompt_tokens": 1000, "completion_tokens": 250}
 COST = (1000 * PRICE[0] + 250 * PRICE[1]) / 1e6
 RUN = """
 import os, resource, sys
-from r1reward_verl.data.annotate import main
+from r1reward_verl.cli import main
 if limit := int(os.environ.get("FILE_LIMIT", 0)):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(["data", "annotate", *sys.argv[1:]]))
 """
+
+
+def main(arguments):
+    return cli(["data", "annotate", *map(str, arguments)])
 
 
 def label(number):
@@ -120,8 +127,9 @@ class Teacher:
         return says(text, "stop" if text.endswith(">") else "length", self.usage, delay=self.delay)
 
 
-def run(file, out, server, **options):
-    return annotate(file, out, urls=[server.url], **{"model": "teacher", "timeout": 2.0, "max_wait": 3.0, **options})
+def run(file, out, server, progress=None, **options):
+    settings = {"urls": [server.url], "model": "teacher", "timeout": 2.0, "max_wait": 3.0, **options}
+    return annotate(file, out, AnnotateSettings(**settings), progress=progress)
 
 
 def preferences(path):
@@ -319,12 +327,10 @@ def test_further_fields_of_the_request(file, out, capsys):
         assert {frozenset(request.body) for request in server.requests} == {
             frozenset({"model", "messages", "max_completion_tokens"})
         }
-        with pytest.raises(SystemExit):
-            main([str(file), str(out), *options])
+        assert main([str(file), str(out), *options]) == 2
         assert "body was {'max_completion_tokens': 99" in capsys.readouterr().err
-        for wrong, said in (('{"n": 2}', "the body sets 'n'"), ("[1]", "is no JSON object"), ("{", "is not JSON")):
-            with pytest.raises(SystemExit):
-                main([str(file), str(out), *options, "--body", wrong])
+        for wrong, said in (('{"n": 2}', "body sets 'n'"), ("[1]", "is not a JSON object"), ("{", "is not JSON")):
+            assert main([str(file), str(out), *options, "--body", wrong]) == 2
             assert said in capsys.readouterr().err
 
 
@@ -514,7 +520,8 @@ def test_the_calls_of_a_row_follow_each_other_and_all_others_run_side_by_side(tm
 def test_several_servers_share_the_calls(file, out):
     teacher = Teacher(delay=0.02)
     with ChatServer(teacher) as one, ChatServer(teacher) as other:
-        annotate(file, out, urls=[one.url, other.url], model="teacher", concurrency=4)
+        settings = AnnotateSettings(urls=[one.url, other.url], model="teacher", concurrency=4)
+        annotate(file, out, settings)
         assert min(len(one.requests), len(other.requests)) > 15
     check(out, range(1, 21))
 
@@ -637,7 +644,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, out):
             printed, said = process.communicate(timeout=20)
         assert process.returncode == 130
         assert "interrupted" in said
-        assert "the same command goes on" in said
+        assert "the same command resumes" in said
         assert "Traceback" not in said
         assert not out.exists()
         assert printed == ""
@@ -677,9 +684,7 @@ def test_another_input_is_refused_and_fresh_begins_anew(tmp_path, file, out, cap
         arguments = [str(file), str(out), "--url", server.url, "--model", "teacher"]
         assert main(arguments) == 0
         write(file, map(preference, range(1, 25)))
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 2
+        assert main(arguments) == 2
         assert re.search(r"input_size was \d+ and is \d+ now; input_sha256 was", capsys.readouterr().err)
         server.script = Teacher()
         assert main([*arguments, "--fresh"]) == 0
@@ -700,7 +705,7 @@ def test_a_full_disk_keeps_what_is_finished(file, out):
         with child(file, out, server, "--concurrency", "1", environment={"FILE_LIMIT": "6000"}) as process:
             _, said = process.communicate(timeout=20)
         assert process.returncode == 1
-        assert re.search(r"error: .*(disk full|too large).*\d+ finished calls are in .*goes on from there", said)
+        assert re.search(r"error: .*(disk full|too large).*\d+ finished calls are in .*resumes from there", said)
         finished = calls(out)
         assert beside(out, "journal.jsonl").read_bytes().endswith(b"\n")
         assert 5 < len(finished) < 45
@@ -932,15 +937,13 @@ def test_prompts_that_cost_more_than_estimated_correct_the_estimate(tmp_path, ou
 def test_a_budget_needs_a_price_and_a_server_that_counts(file, out, capsys):
     with ChatServer(Teacher(usage=None)) as server:
         options = [str(file), str(out), "--url", server.url, "--model", "teacher"]
-        with pytest.raises(SystemExit):
-            main([*options, "--budget", "5"])
+        assert main([*options, "--budget", "5"]) == 2
         assert "a budget needs a price" in capsys.readouterr().err
         assert main([*options, "--concurrency", "2", "--price", "2", "8", "--budget", "5"]) == 1
         assert "reports no numbers of tokens" in capsys.readouterr().err
         assert len(server.requests) <= 4
         assert len(calls(out)) >= 1  # an answer that is there is not thrown away
-        with pytest.raises(SystemExit):
-            main([*options, "--price", "2", "8", "--budget", "5"])
+        assert main([*options, "--price", "2", "8", "--budget", "5"]) == 2
         assert "have no numbers of tokens" in capsys.readouterr().err
         assert main([*options, "--price", "2", "8"]) == 0
         assert "calls without numbers" in capsys.readouterr().out
@@ -970,8 +973,7 @@ def test_the_default_variable_may_be_unset_but_no_other(file, out, capsys, monke
     monkeypatch.delenv("MY_KEY", raising=False)
     with ChatServer(Teacher()) as server:
         options = [str(file), str(out), "--url", server.url, "--model", "teacher"]
-        with pytest.raises(SystemExit):
-            main([*options, "--api-key-env", "MY_KEY"])
+        assert main([*options, "--api-key-env", "MY_KEY"]) == 2
         assert "'MY_KEY', which is to hold the key, is not set" in capsys.readouterr().err
         assert main(options) == 0
         assert all("Authorization" not in request.headers for request in server.requests)
@@ -980,17 +982,17 @@ def test_the_default_variable_may_be_unset_but_no_other(file, out, capsys, monke
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": ""}, "the model has no name"),
-        ({"attempts": 0}, "0 attempts"),
-        ({"attempts": 40_000}, "40000 attempts"),
+        ({"model": ""}, "model is ''"),
+        ({"attempts": 0}, "attempts is 0"),
+        ({"attempts": 40_000}, "attempts is 40000"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": float("nan")}, "temperature is nan"),
-        ({"max_tokens": 0}, "max_tokens is 0"),
-        ({"max_pixels": 0}, "max_pixels is 0"),
-        ({"media_position": "beside"}, "media position is 'beside'"),
+        ({"max_tokens": 0}, "max-tokens is 0"),
+        ({"max_pixels": 0}, "max-pixels is 0"),
+        ({"media_position": "beside"}, "media-position is 'beside'"),
         ({"price": (1.0, -1.0)}, "price is"),
         ({"price": (1.0, 1.0), "budget": float("inf")}, "budget is inf"),
-        ({"max_rejects": 1.5}, "rejects is 1.5"),
+        ({"max_rejects": 1.5}, "max-rejects is 1.5"),
         ({"concurrency": 0}, "concurrency is 0"),
         ({"timeout": 5.0, "max_wait": 1.0}, "timeout is 5.0"),
         ({"urls": ["localhost:8000"]}, "no address of an HTTP server"),
@@ -1004,17 +1006,15 @@ def test_an_argument_that_cannot_be_meant_is_named_before_anything_is_made(tmp_p
     monkeypatch.chdir(tmp_path)
     os.mkdir("folder.parquet")
     before = sorted(os.listdir())
-    arguments = {"preferences": "in.parquet", "out": "out.parquet", "urls": ["http://127.0.0.1:1/v1"], "model": "m"}
+    paths = [changes.pop("preferences", "in.parquet"), changes.pop("out", "out.parquet")]
     with pytest.raises(ValueError, match=re.escape(said)):
-        annotate(**{**arguments, **changes})
+        annotate(*paths, AnnotateSettings(**{"urls": ["http://127.0.0.1:1/v1"], "model": "m", **changes}))
     assert sorted(os.listdir()) == before
 
 
 def test_a_missing_file_or_template_is_a_wrong_argument(tmp_path, file, out, capsys):
     for arguments in ([str(tmp_path / "no.parquet"), str(out)], [str(file), str(out), "--prompt", "no.txt"]):
-        with pytest.raises(SystemExit) as ended:
-            main([*arguments, "--url", "http://127.0.0.1:1/v1", "--model", "m"])
-        assert ended.value.code == 2
+        assert main([*arguments, "--url", "http://127.0.0.1:1/v1", "--model", "m"]) == 2
         assert "no file" in (said := capsys.readouterr().err) or "is not a file" in said
 
 

@@ -5,7 +5,7 @@ from r1reward_verl.cli.groups import command_group
 app = command_group(
     "Prepare data: convert, annotate, select, check, look.",
     {
-        "annotate": "r1reward_verl.data.annotate",
+        "annotate": "r1reward_verl.cli.data.annotate",
         "check": "r1reward_verl.data.check",
         "convert": "r1reward_verl.data.convert",
         "report": "r1reward_verl.cli.data.report",

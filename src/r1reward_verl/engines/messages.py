@@ -1,0 +1,65 @@
+"""Chat messages with media, and what stands in a server's answer to them, in the form of OpenAI's API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from r1reward_verl.media import MAX_PIXELS, Media, data_uri
+from r1reward_verl.text import valid_utf8
+
+MediaPosition = Literal["before", "after"]
+Parts = list[dict[str, Any]]
+
+
+def media_parts(media: Sequence[Media], max_pixels: int = MAX_PIXELS) -> Parts:
+    """Return the `image_url` parts of pictures, or of the frames of a video, in their order.
+
+    Raises:
+        ValueError: a picture cannot be sent (see `media.data_uri`).
+    """
+    return [{"type": "image_url", "image_url": {"url": data_uri(one, max_pixels)}} for one in media]
+
+
+def message_content(text: str, media: Parts, position: MediaPosition) -> str | Parts:
+    """Return the content of a message: the text alone, or media parts before or after it."""
+    if not media:
+        return text
+    parts: Parts = [{"type": "text", "text": text}]
+    return [*media, *parts] if position == "before" else [*parts, *media]
+
+
+@dataclass(frozen=True)
+class ChatAnswer:
+    """What a server answered.
+
+    Attributes:
+        texts: of each choice the text, and why it ended: "stop", "length" and so on, None if the server does not say.
+        prompt_tokens: of the prompt; None if the server does not say.
+        completion_tokens: of all texts together; None if the server does not say.
+    """
+
+    texts: tuple[tuple[str, str | None], ...]
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+def read_answer(answer: Mapping[str, Any]) -> ChatAnswer | None:
+    """Read a server's JSON object; None if it holds no choice.
+
+    Raises:
+        KeyError, TypeError, AttributeError: it has another form.
+    """
+    texts = []
+    for choice in answer["choices"]:
+        # None where all tokens went into what the server does not show, or the model declined.
+        text = choice["message"].get("content")
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"content is {text!r}")
+        finish = choice.get("finish_reason")
+        texts.append((valid_utf8(text or ""), None if finish is None else valid_utf8(str(finish))[:100]))
+    usage = answer.get("usage") or {}
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    read, written = (count if type(count) is int and 0 <= count < 2**40 else None for count in counts)
+    return ChatAnswer(tuple(texts), read, written) if texts else None
