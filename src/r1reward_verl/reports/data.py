@@ -86,13 +86,9 @@ class _Examples:
         """Yield the examples of each difficulty as the page shows them."""
         for name in ordered(self.samples):
             title = f"solved at attempt {name}" if name.isdecimal() else group_title("difficulties", name)
-            yield (
-                f"{title} ({self.seen[name]:,} rows)",
-                [
-                    (sample, small_pictures([*sample.images, *sample.frames], 4, 280, root))
-                    for sample in self.samples[name]
-                ],
-            )
+            kept = self.samples[name]
+            pictures = [small_pictures([*sample.images, *sample.frames], 4, 280, root) for sample in kept]
+            yield f"{title} ({self.seen[name]:,} rows)", [*zip(kept, pictures, strict=True)]
 
 
 def write_data_report(
@@ -119,6 +115,8 @@ def write_data_report(
         OSError: the disk is full, for example. In the last two cases `out_dir` is as it was before.
     """
     settings, out = settings or DataReportSettings(), Path(out_dir)
+    if not files:
+        raise ValueError("there is no input file")
     if settings.media is not None and not os.path.isdir(settings.media):
         raise ValueError(f"the media root {settings.media!r} is no folder")
     _check_out(out)

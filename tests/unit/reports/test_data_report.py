@@ -199,6 +199,8 @@ def test_files_of_one_name_are_told_apart(tmp_path):
     assert list(write_data_report(paths, tmp_path / "report")) == [str(path) for path in paths]
     with pytest.raises(ValueError, match="given twice"):
         write_data_report([paths[0], paths[0]], tmp_path / "report")
+    with pytest.raises(ValueError, match="no input file"):
+        write_data_report([], tmp_path / "report")
 
 
 def test_a_foreign_row_without_our_extra_info_is_shown_as_far_as_it_goes(tmp_path):
