@@ -19,9 +19,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from r1reward_verl.cli import main as r1reward
 from r1reward_verl.data.preference import SCHEMA, to_row
-from r1reward_verl.engines.base import Judgement, Sampling, Work
-from r1reward_verl.evaluation import run as runner
+from r1reward_verl.engines.base import Judgement, Work
+from r1reward_verl.evaluation.folder import ORDERS
+from r1reward_verl.evaluation.run import EvaluateSettings, evaluate
 from r1reward_verl.judgement import build_prompt
 from r1reward_verl.storage import ParquetOutput, write_json
 from r1reward_verl.toy import world
@@ -35,7 +37,6 @@ ROWS = 100_000
 SETTLED = 1_000
 SPEEDUP, SAMPLES_RATIO, MEMORY_MB = 5.0, 3.0, 1000.0
 
-ORDERS = ("chosen-first", "rejected-first")
 TEXT = f"<think>{'Response 1 names the shape in the picture. ' * 20}</think><answer>1</answer>"
 
 
@@ -63,8 +64,8 @@ def write_model(folder: Path) -> None:
 
 def ours(model: str, data: str, out: str, samples: int) -> dict[str, float]:
     """Return the seconds and judgements of `r1reward eval run`."""
-    arguments = ["preferences", "--model", model, "--data", data, "--out", out]
-    code = runner.main([*arguments, "--samples", str(samples), "--max-tokens", str(TOKENS)])
+    arguments = ["eval", "run", "preferences", "--model", model, "--data", data, "--out", out]
+    code = r1reward([*arguments, "--samples", str(samples), "--max-tokens", str(TOKENS)])
     assert code == 0, f"the run ended with {code}"
     about = json.loads((Path(out) / "run.json").read_text())["about"]
     return {"seconds": about["seconds"], "judgements": about["judgements"]}
@@ -85,7 +86,7 @@ def peer(model: str, data: str, samples: int) -> dict[str, float]:
     cases = [case for case in BENCHMARKS["preferences"].read(data) if isinstance(case, Case)]
 
     def generate(case: Case, order: str, greedy: bool) -> None:
-        responses = (case.chosen, case.rejected) if order == ORDERS[0] else (case.rejected, case.chosen)
+        responses = (case.chosen, case.rejected) if ORDERS[order] == 1 else (case.rejected, case.chosen)
         text = {"type": "text", "text": build_prompt(case.question, *responses)}
         messages = [{"role": "user", "content": [{"type": "image"}, text]}]
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -96,7 +97,7 @@ def peer(model: str, data: str, samples: int) -> dict[str, float]:
             answer = network.generate(**inputs, max_new_tokens=TOKENS, **sampling)
         processor.batch_decode(answer[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
-    generate(cases[0], ORDERS[0], True)
+    generate(cases[0], "chosen-first", True)
     judgements = 0
     began = time.perf_counter()
     for case in cases[:PEER_CASES]:
@@ -129,7 +130,7 @@ def memory(data: str, out: str) -> dict[str, float]:
     engine = StandIn()
     make: Any = lambda needs: engine  # noqa: E731
     before = peak_mb()
-    runner.evaluate("preferences", data, out, model="stand-in", engine=make, sampling=Sampling(), samples=1)
+    evaluate("preferences", data, out, EvaluateSettings(samples=1), model="stand-in", engine=make)
     return {"megabytes": peak_mb() - before, "since_settled": peak_mb() - engine.settled}
 
 

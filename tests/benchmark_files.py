@@ -4,14 +4,13 @@
 rows per category, id and source. Nothing of the benchmarks themselves is in them.
 """
 
-import io
 import json
 from itertools import count
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from factories import png
 from r1reward_verl.data.preference import SCHEMA, Preference, to_row
 from r1reward_verl.media import Media
 
@@ -54,12 +53,6 @@ MULTIMODAL_SOURCES = (
     ("vqa", "SEED-Bench", 498),
 )
 FRAMES = 40
-
-
-def png(colour="green", size=(8, 6)):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def vl_rows(full=False):

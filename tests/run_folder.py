@@ -4,10 +4,9 @@ import json
 
 from PIL import Image
 
-from r1reward_verl.evaluation.compare import load_run
-from r1reward_verl.evaluation.metrics import FAILED, compute_metrics
-
-ORDERS = {"chosen-first": 1, "rejected-first": 2}
+from r1reward_verl.evaluation.folder import ORDERS
+from r1reward_verl.evaluation.metrics import compute_metrics
+from r1reward_verl.evaluation.verdicts import FAILED, load_run
 
 
 def says(verdict, reasoning="Both were compared."):
@@ -50,8 +49,8 @@ def write_run(folder, cases, judgements, *, benchmark="vl-rewardbench", samples=
     for name, lines in (("cases.jsonl", cases), ("judgements.jsonl", judgements)):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = load_run(folder)
-    metrics = compute_metrics(run.judged, run.cases, acc_plus=acc_plus, resamples=50)
-    first = run.judged[run.judged.label == 1]
+    metrics = compute_metrics(run.verdicts, run.cases, acc_plus=acc_plus, resamples=50)
+    first = run.verdicts[run.verdicts.label == 1]
     some = (first.status != FAILED).any()
     metrics["reference"] = compute_metrics(first, run.cases, acc_plus=acc_plus, resamples=50) if some else None
     (folder / "metrics.json").write_text(json.dumps(metrics))

@@ -20,7 +20,6 @@ UNMENDED_IMPORTS = {
     "data/rows.py",
     "data/select.py",
     "engines/endpoint.py",
-    "evaluation/run.py",
     "plugin/preflight/__init__.py",
     "toy/build.py",
 }
@@ -31,8 +30,6 @@ UNMENDED_SIZES = {
     "data/select.py",
     "data/sources.py",
     "engines/chat.py",
-    "evaluation/benchmarks.py",
-    "evaluation/run.py",
     "plugin/preflight/__init__.py",
 }
 

@@ -1,7 +1,7 @@
-"""`r1reward eval compare RUN_A RUN_B`: what changed between two runs on the same data, and what of it is chance.
+"""What differs between two runs on the same data, and how much of it is chance.
 
 Compared are the cases that both runs judged, in the orders in which both did. Right and wrong are those of the greedy
-judgements, as in `scores`. Two tests of "both are equally good":
+judgements. Two tests of "both are equally good":
 
 - McNemar's, over shown cases: of those that only one of the two got right, is each as likely to be A's as B's?
 - the same over ids, since cases with one id, and the two orders of a case, are not independent: is the difference of
@@ -15,223 +15,35 @@ correction). Intervals are paired bootstraps over ids.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import math
-import os
-import sys
-from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from r1reward_verl.evaluation.metrics import FAILED, OK, RESAMPLES, TOO_LONG, Cases, Judged, bootstrap_ci95, resampled
-from r1reward_verl.judgement import parse
-from r1reward_verl.rewards.conclusions import conclusion
-from r1reward_verl.storage import write_json
-from r1reward_verl.text import excerpt as quoted
+from r1reward_verl.evaluation.bootstrap import (
+    RESAMPLES,
+    Floats,
+    bootstrap_ci95,
+    cluster_sums,
+    id_codes,
+    percentiles95,
+    resampled,
+)
+from r1reward_verl.evaluation.verdicts import FAILED, OK, Cases, JudgedRun, Verdicts
+from r1reward_verl.text import excerpt
 
-RUN, CASES, JUDGEMENTS = "run.json", "cases.jsonl", "judgements.jsonl"
-ORDERS = {"chosen-first": 1, "rejected-first": 2}
-"""Order -> label."""
-
-_SAMPLES = 10_000
 _EXACT = 1_000  # greatest sum of differences for the exact test
 _DRAWS = 100_000_000  # numbers drawn for the interval of a length, so that time stays bounded
-_STATUS = {"ok": OK, "failed": FAILED, "too_long": TOO_LONG}
-_CONTENT = ("id", "question", "chosen", "rejected")
-
-Floats = NDArray[np.float64]
-
-
-class Judgement(NamedTuple):
-    """A line of the judgements: `text` of the case `case` (an index) shown with `label`; sample 0 is the greedy one.
-
-    `tokens` is -1 where nobody said how many there are.
-    """
-
-    case: int
-    label: int
-    sample: int
-    text: str
-    tokens: int
-    status: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's folder, read.
-
-    Attributes:
-        judged: verdicts of the shown cases. Those whose greedy judgement or some sample failed or is missing are
-            `FAILED`, and which there must be `run.json` says; without it, what there is of others.
-        cases: of the run, in the order of `rows`.
-        rows: line numbers in the data.
-        content: digests of what each case is.
-        lost: lines of the judgements that could not be read: a run was killed while it wrote.
-        judgements: yields them from the file, those that failed included; of repeated ones the last counts.
-    """
-
-    folder: str
-    judged: Judged
-    cases: Cases
-    rows: NDArray[np.int64]
-    content: list[bytes]
-    lost: int
-    judgements: Callable[[], Iterator[Judgement]]
-
-
-def load_run(folder: str | os.PathLike[str], *, read: Callable[[str], int | None] | None = None) -> Run:
-    """Read a run's folder; texts are read one at a time and not kept.
-
-    Args:
-        folder: of `r1reward eval run`.
-        read: text -> 1, 2 or None; None for the tags alone.
-
-    Raises:
-        ValueError: no such folder, or a file in it is not what a run writes.
-    """
-    folder = Path(folder)
-    order, drawn = _read_settings(folder / RUN)
-    cases, rows, content = _read_cases(folder / CASES)
-    index = {row: place for place, row in enumerate(rows)}
-    lost = 0
-
-    path = folder / JUDGEMENTS
-
-    def judgements() -> Iterator[Judgement]:
-        nonlocal lost
-        lost = 0
-        for number, line in _lines(path):
-            if line is None:
-                lost += 1
-                continue
-            try:
-                one = Judgement(
-                    case=index[line["row"]],
-                    label=ORDERS[line["order"]],
-                    sample=range(_SAMPLES).index(line["sample"]),
-                    text=str(line.get("text") or ""),
-                    tokens=-1 if (count := line.get("tokens")) is None else int(count),
-                    status=_STATUS[line.get("status", "ok")],
-                )
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {number}: no judgement of a case of this run ({error!r})") from None
-            yield one
-
-    # One entry a judgement, in columns: a run can have millions.
-    keys, samples, tokens, reasonings = array("q"), array("i"), array("i"), array("i")
-    verdicts, statuses, consistencies = array("b"), array("b"), array("b")
-    for one in judgements():
-        verdict = parse(one.text)
-        choice = (read(one.text) if read else verdict.choice) if one.status == OK else None
-        supported = 0
-        if one.sample == 0 and choice is not None:
-            supported = 1 if conclusion(verdict.think) == choice else -1
-        keys.append(2 * one.case + one.label - 1)
-        samples.append(one.sample)
-        tokens.append(one.tokens)
-        reasonings.append(len(verdict.think))
-        verdicts.append(choice or 0)
-        statuses.append(one.status)
-        consistencies.append(supported)
-    if not keys:
-        raise ValueError(f"{path} holds no judgements: run `r1reward eval run` first")
-
-    key, numbers = np.array(keys), np.array(samples)
-    shown = _shown(key, len(rows), order)
-    place = np.searchsorted(shown, key)
-    table = np.full((len(shown), max(int(numbers.max()), drawn) + 1), FAILED, np.int8)
-    said = np.zeros_like(table)
-    table[place, numbers], said[place, numbers] = statuses, verdicts  # of repeated ones the last counts
-    unfinished = (table == FAILED).any(axis=1)
-    status = np.where(table[:, 0] == TOO_LONG, TOO_LONG, np.where(unfinished, FAILED, OK))
-    greedy = numbers == 0
-
-    def of_greedy(values: array[Any]) -> NDArray[np.int64]:
-        column = np.zeros(len(shown), np.int64)
-        column[place[greedy]] = np.array(values)[greedy]
-        return column
-
-    judged = Judged(
-        case=(shown // 2).astype(np.int32),
-        label=(shown % 2 + 1).astype(np.int8),
-        greedy=said[:, 0],
-        sampled=said[:, 1:],
-        tokens=of_greedy(tokens).astype(np.int32),
-        reasoning=of_greedy(reasonings).astype(np.int32),
-        consistency=of_greedy(consistencies).astype(np.int8),
-        status=status.astype(np.int8),
-    )
-
-    return Run(os.fspath(folder), judged, cases, np.array(rows, np.int64), content, lost, judgements)
-
-
-def _shown(keys: NDArray[np.int64], cases: int, order: str | None) -> NDArray[np.int64]:
-    """Return what the run shows: what it has judgements of, and what it has not come to yet.
-
-    Of a case without any judgement one order is to come; both if `order` says so, or, where it says nothing, other
-    cases were shown in both.
-    """
-    shown = np.unique(keys)
-    orders = np.bincount(shown // 2, minlength=cases)
-    lacking = 2 * np.flatnonzero(orders == 0)
-    if order == "both" or (order is None and orders.max() > 1):
-        lacking = np.arange(2 * cases)
-    return np.union1d(shown, lacking)
-
-
-def _read_settings(path: Path) -> tuple[str | None, int]:
-    """Return the order and the number of samples of a run, None and 0 where nobody says."""
-    if not path.is_file():
-        return None, 0
-    try:
-        settings = json.loads(path.read_bytes())["settings"]
-        return settings.get("order"), range(_SAMPLES).index(settings.get("samples", 0))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not what `r1reward eval run` writes ({error!r})") from None
-
-
-def _read_cases(path: Path) -> tuple[Cases, list[int], list[bytes]]:
-    ids, categories, rows, content = [], [], [], []
-    for number, line in _lines(path):
-        try:
-            if line is None:
-                raise ValueError("cut off")
-            ids.append(str(line["id"]))
-            categories.append(str(line["category"]))
-            rows.append(int(line["row"]))
-            digest = hashlib.blake2b(json.dumps([line.get(name) for name in _CONTENT]).encode(), digest_size=16)
-            content.append(digest.digest())
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number}: not a case ({error!r})") from None
-    return Cases(ids, categories), rows, content
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Yield the objects of a JSON Lines file, None for a line that is none."""
-    if not path.is_file():
-        raise ValueError(f"{path} is not there: name the folder of a run of `r1reward eval run`")
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = json.loads(raw)
-            except ValueError:
-                line = None
-            yield number, line if isinstance(line, dict) else None
 
 
 def compare(
-    first: Judged,
-    second: Judged,
+    first: Verdicts,
+    second: Verdicts,
     cases: Cases,
     *,
-    categories: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -241,7 +53,6 @@ def compare(
         first: verdicts of A.
         second: verdicts of B, on the same `cases`.
         cases: what both index into.
-        categories: in the order of the table; None for those found, sorted.
         resamples: of the intervals; fewer of the intervals of lengths where there are more than 10,000 ids, at least
             1,000.
         seed: of the resampling.
@@ -265,8 +76,7 @@ def compare(
         )
     a, b = first[in_first], second[in_second]
     category = np.array(cases.category)[a.case]
-    numbers: dict[str, int] = {}
-    cluster = np.array([numbers.setdefault(name, len(numbers)) for name in cases.id], np.int64)[a.case]
+    cluster = id_codes(cases.id)[a.case]
     right_a, right_b = a.greedy == a.label, b.greedy == b.label
 
     def part(rows: NDArray[np.bool_]) -> dict[str, Any]:
@@ -297,12 +107,11 @@ def compare(
         known = answered & (lengths[0] >= 0) & (lengths[1] >= 0)
         pair = [length[known].astype(np.float64) for length in lengths]
         everything[name] = _length_change(pair[0], pair[1], cluster[known], resamples, seed)
-    names = sorted(set(category.tolist())) if categories is None else categories
     return {
         "only_a": len(keys[0]) - len(common),
         "only_b": len(keys[1]) - len(common),
         "all": everything,
-        "by_category": {name: part(category == name) for name in names},
+        "by_category": {name: part(category == name) for name in sorted(set(category.tolist()))},
     }
 
 
@@ -336,11 +145,9 @@ def _difference_ci95(
         # No difference was seen at all, of which resampling can make none: what so many ids leave possible.
         high = bootstrap_ci95(np.zeros(len(change)), np.ones(len(change)), cluster)[1]
         return -high, high
-    _, place = np.unique(cluster, return_inverse=True)
-    table = np.column_stack([np.bincount(place, change), np.bincount(place)]).astype(np.float64)
+    table = cluster_sums(cluster, change.astype(np.float64), np.ones(len(change)))
     sums = resampled(table, resamples, seed)
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
-    return float(low), float(high)
+    return percentiles95(sums[:, 0] / sums[:, 1])
 
 
 def _length_change(
@@ -348,20 +155,18 @@ def _length_change(
 ) -> dict[str, Any]:
     if not lengths_a.sum() > 0 or not lengths_b.sum() > 0:  # not every endpoint says how many tokens there were
         return {"a": None, "b": None, "change": None, "ci95": None}
-    _, place = np.unique(cluster, return_inverse=True)
-    table: Floats = np.column_stack([np.bincount(place, lengths_a), np.bincount(place, lengths_b)]).astype(np.float64)
+    table = cluster_sums(cluster, lengths_a, lengths_b)
     sums = resampled(table, min(resamples, max(1_000, _DRAWS // len(table))), seed)
     sums = sums[sums[:, 0] > 0]
-    low, high = np.quantile(sums[:, 1] / sums[:, 0] - 1, [0.025, 0.975])
     return {
         "a": float(lengths_a.mean()),
         "b": float(lengths_b.mean()),
         "change": float(lengths_b.sum() / lengths_a.sum() - 1),
-        "ci95": [float(low), float(high)],
+        "ci95": list(percentiles95(sums[:, 1] / sums[:, 0] - 1)),
     }
 
 
-def compare_runs(first: Run, second: Run, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def compare_runs(first: JudgedRun, second: JudgedRun, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """Compare two runs as `compare` does, by the rows of the data that both have.
 
     Raises:
@@ -375,102 +180,27 @@ def compare_runs(first: Run, second: Run, *, resamples: int = RESAMPLES, seed: i
     ]
     if differ or not len(common):
         row, one, other = differ[0] if differ else (None, 0, 0)
-        what = f"row {row} is one case in A and another in B" if differ else "no row is in both"
+        reason = f"row {row} is one case in A and another in B" if differ else "no row is in both"
         raise ValueError(
-            f"not runs of the same data ({what}; {len(differ)} of {len(common)} common rows differ):\n"
-            + "\n".join(
-                f"  {name}: {_describe(run, int(at))}" for name, run, at in (("A", first, one), ("B", second, other))
-            )
+            f"not runs of the same data ({reason}; {len(differ)} of {len(common)} common rows differ):\n"
+            f"  A: {_describe(first, int(one))}\n  B: {_describe(second, int(other))}"
         )
     cases = Cases([first.cases.id[at] for at in in_first], [first.cases.category[at] for at in in_first])
     compared = compare(_at(first, in_first), _at(second, in_second), cases, resamples=resamples, seed=seed)
     for name, run in (("only_a", first), ("only_b", second)):
-        compared[name] = int((run.judged.status != FAILED).sum()) - compared["all"]["rows"]
+        compared[name] = int((run.verdicts.status != FAILED).sum()) - compared["all"]["rows"]
     return compared
 
 
-def _at(run: Run, kept: NDArray[np.int64]) -> Judged:
+def _at(run: JudgedRun, kept: NDArray[np.int64]) -> Verdicts:
     """Return the verdicts on the kept cases, which are numbered by their place in `kept`."""
     place = np.full(len(run.rows), -1, np.int32)
     place[kept] = np.arange(len(kept))
-    judged = run.judged[place[run.judged.case] >= 0]
-    return Judged(**{**vars(judged), "case": place[judged.case]})
+    verdicts = run.verdicts[place[run.verdicts.case] >= 0]
+    return replace(verdicts, case=place[verdicts.case])
 
 
-def _describe(run: Run, at: int) -> str:
-    with open(Path(run.folder) / CASES, "rb") as file:
-        line: dict[str, Any] = next((json.loads(raw) for place, raw in enumerate(file) if place == at), {})
-    fields = ", ".join(f"{name} {quoted(line.get(name))}" for name in ("row", "id", "question"))
-    return f"{run.folder} ({len(run.rows)} cases): {fields}"
-
-
-def table(compared: dict[str, Any]) -> str:
-    """Return what `compare` found as text for a screen."""
-    header = ["", "cases", "A", "B", "B - A, points", "95% interval", "only A", "only B", "p by id", "p McNemar"]
-    rows = [header]
-    for name, one in [("all", compared["all"]), *compared["by_category"].items()]:
-        if one["rows"]:
-            low, high = one["ci95"]
-            rows.append(
-                [
-                    *(name, f"{one['cases']:,}", f"{one['accuracy_a']:.1%}", f"{one['accuracy_b']:.1%}"),
-                    *(f"{100 * one['difference']:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}"),
-                    *(f"{one['a_right']:,}", f"{one['b_right']:,}", _p(one["p_by_id"]), _p(one["p_mcnemar"])),
-                ]
-            )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    lines.append("")
-    for name, title in (("tokens", "tokens"), ("reasoning_characters", "characters of reasoning")):
-        length = compared["all"][name]
-        if length["change"] is not None:
-            low, high = length["ci95"]
-            lines.append(
-                f"length in {title}: {length['a']:,.0f} -> {length['b']:,.0f}, {length['change']:+.1%} "
-                f"(95% interval {low:+.1%} to {high:+.1%})"
-            )
-    shown = compared["all"]["rows"]
-    lines.append(
-        f"{shown:,} shown cases that both judged; left out: {compared['only_a']:,} of A, {compared['only_b']:,} of B"
-    )
-    return "\n".join(lines)
-
-
-def _p(value: float) -> str:
-    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compare two runs from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="r1reward eval compare",
-        description="Compare two evaluation runs on the same data: paired tests, differences, lengths.",
-    )
-    parser.add_argument("run_a", metavar="RUN_A", help="folder of a run of `r1reward eval run`")
-    parser.add_argument("run_b", metavar="RUN_B", help="folder of another run on the same data")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
-    options = parser.parse_args(argv)
-    try:
-        runs = [load_run(options.run_a), load_run(options.run_b)]
-        compared = compare_runs(*runs)
-        if options.json:
-            write_json(Path(options.json), {"a": runs[0].folder, "b": runs[1].folder, **compared})
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for name, run in zip("AB", runs, strict=True):
-        failed = int((run.judged.status == FAILED).sum())
-        notes = [f"{failed:,} shown cases failed or unfinished"] * (failed > 0)
-        notes += [f"{run.lost:,} unreadable lines dropped"] * (run.lost > 0)
-        print(f"{name}: {run.folder}" + (f" ({'; '.join(notes)})" if notes else ""))
-    print(f"\n{table(compared)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _describe(run: JudgedRun, at: int) -> str:
+    case = next(islice(run.saved.cases(), at, None))
+    fields = ", ".join(f"{name} {excerpt(case.get(name))}" for name in ("row", "id", "question"))
+    return f"{run.saved.folder} ({len(run.rows)} cases): {fields}"

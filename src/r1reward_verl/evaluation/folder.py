@@ -1,164 +1,285 @@
-"""The folder of an evaluation: what it was made with, its cases, and its judgements as they come.
+"""The run folder of an evaluation: its only reader (`read_run`) and its only writer (`RunFolder`).
 
-run.json            `settings`: what the judgements depend on; `about`: what else there is to say about the run
+run.json            `settings`: what the judgements depend on; `about`: further facts about the run
 cases.jsonl         one line a case: row, id, category, question, chosen, rejected, media (absolute paths, or "inline");
-                    `reference_category` where the reference's rules tell another one
-judgements.jsonl    one line a judgement, as in `engine.Judgement`; of repeated ones the last counts
+                    `reference_category` where the reference's rules give another one
+judgements.jsonl    one line a judgement (`engines.base.Judgement`); of repeated ones the last counts
 metrics.json        the figures, and under `reference` those of the reference's protocol
-missing.txt         media that were not there when the run was to begin, one path a line
+missing.txt         media files that were missing when the run was to begin, one path a line
 
-`judgements.jsonl` only grows. What the others say changes with the first judgement that is added, so that a run that
-does not get as far leaves all as it was. A killed run loses no judgement that is there, and
-a last line without its end is cut off by the next run. What the operating system has not written when the machine
-itself goes down is what came in the last seconds.
+`judgements.jsonl` only grows. The other files are replaced with the first judgement that is added, so a run that ends
+before it leaves all files as they were. A killed run loses no judgement; a last line without its end is ignored by
+readers and cut off by the next run. If the machine itself goes down, the judgements of the last seconds can be lost.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import msgspec
 
 from r1reward_verl.engines.base import Judgement
+from r1reward_verl.errors import R1RewardError
 from r1reward_verl.evaluation.benchmarks import Case
 from r1reward_verl.storage import AppendFile, write_json
 from r1reward_verl.text import excerpt
 
-RUN, CASES, JUDGEMENTS, METRICS = "run.json", "cases.jsonl", "judgements.jsonl", "metrics.json"
-MISSING = "missing.txt"
-ORDERS = ("chosen-first", "rejected-first")
+ORDERS = {"chosen-first": 1, "rejected-first": 2}
+"""Order in which a case is shown -> label: which of the two responses is the better one."""
 GROWING = ("samples", "limit")
-"""Settings that may be raised: what is there stays as good as it was. Lowered they may be as far as no judgement that
-is there is beyond them."""
+"""Settings that may be raised, and lowered again as far as no judgement is beyond them."""
+MAX_SAMPLES = 10_000
 
+_RUN, _CASES, _JUDGEMENTS, _METRICS = "run.json", "cases.jsonl", "judgements.jsonl", "metrics.json"
+_MISSING = "missing.txt"
+_PARTIAL_CASES = f"{_CASES}.partial"
 _FORM = 1
-_PARTIAL = f"{CASES}.partial"
-_WHOLE, _FAILED = 1, 2
+_DONE, _FAILED = 1, 2
 
 
-class StoreError(RuntimeError):
-    """A folder that cannot be gone on with: another run writes it, it is damaged, or holds another evaluation."""
+class RunFolderError(R1RewardError):
+    """A run folder that cannot be resumed: another run writes it, it is damaged, or it holds another evaluation."""
 
 
-class Store:
-    """The judgements of one evaluation; opened by one process at a time.
+@dataclass(frozen=True)
+class SavedRun:
+    """A run folder for reading; cases and judgements are read one at a time and not kept.
+
+    Attributes:
+        folder: where it is.
+        settings: what the judgements depend on; empty without a `run.json`.
+        about: further facts about the run.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    def cases(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of `cases.jsonl`.
+
+        Raises:
+            ValueError: a line that is not a case; the message names it.
+        """
+        path = self.folder / _CASES
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    case = json.loads(line)
+                    row, _, _ = (case[name] for name in ("row", "id", "category"))
+                    if type(row) is not int:
+                        raise ValueError(f"row {excerpt(row)}")
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    raise ValueError(f"{path}, line {number}: not a case ({error!r})") from None
+                yield case
+
+    def judgements(self) -> Iterator[Judgement]:
+        """Yield the judgements in the order of the file, those that failed included.
+
+        Raises:
+            ValueError: a line that is not a judgement; the message names it. A last line without its end is ignored.
+        """
+        path = self.folder / _JUDGEMENTS
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n"):
+                    yield _read_judgement(path, number, line)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the figures.
+
+        Raises:
+            ValueError: `metrics.json` is missing or damaged.
+        """
+        return _read_object(self.folder / _METRICS)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the last judgement has no end, because a run was killed while it wrote."""
+        with (self.folder / _JUDGEMENTS).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            return file.read(1) not in (b"", b"\n")
+
+
+def read_run(folder: str | os.PathLike[str], *, finished: bool = False) -> SavedRun:
+    """Open a run folder for reading.
+
+    Args:
+        folder: what `r1reward eval run` wrote.
+        finished: whether `run.json` and `metrics.json` are needed too.
+
+    Raises:
+        ValueError: there is no such folder, it lacks a file, or its `run.json` is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"no run at {str(folder)!r}: give the folder that `r1reward eval run` wrote")
+    for name in (_CASES, _JUDGEMENTS, *((_RUN, _METRICS) if finished else ())):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}: `r1reward eval run` writes it, and resumes where it stopped")
+    content = _read_object(folder / _RUN) if (folder / _RUN).exists() else {}
+    settings, about = (content.get(name, {}) for name in ("settings", "about"))
+    samples = settings.get("samples", 0) if isinstance(settings, dict) and isinstance(about, dict) else None
+    if type(samples) is not int or not 0 <= samples < MAX_SAMPLES:
+        raise ValueError(f"{folder / _RUN}: not what `r1reward eval run` writes: settings are {excerpt(settings)}")
+    return SavedRun(folder, settings, about)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return content
+
+
+def _read_judgement(path: Path, number: int, line: bytes) -> Judgement:
+    try:
+        # Not msgspec's own reader of JSON, which refuses half characters.
+        one = msgspec.convert(json.loads(line), Judgement)
+        if one.order not in ORDERS or not 0 <= one.sample < MAX_SAMPLES:
+            raise ValueError(f"order {excerpt(one.order)}, sample {one.sample}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}, line {number}: not a judgement ({error}): {excerpt(line)}") from None
+    return one
+
+
+class RunFolder:
+    """A run folder for writing, created or resumed; opened by one process at a time.
 
     Memory: about 150 bytes a case, and two for each sample, whatever the model wrote.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it is missing.
         settings: what the judgements depend on, as JSON holds it; among it `samples` and `limit`.
 
     Raises:
-        StoreError: see there; the message says what to do.
+        RunFolderError: see there; the message says what to do.
         OSError: it cannot be read or written.
 
     Attributes:
-        dropped: lines without their end that were cut off.
-        whole: judgements that are there, those of prompts that are too long included.
+        about: further facts about the run, those of earlier attempts included.
+        cut_off: whether a last line without its end was removed.
+        count: number of judgements that need no further attempt, those of prompts that are too long included.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self.settings = {"form": _FORM, **settings}
-        self.dropped = self.whole = 0
+        self.count = 0
+        self.cut_off = False
         self._wanted = range(int(settings["samples"]) + 1)
         self._places = len(self._wanted)
         self._states: dict[int, bytearray] = {}
-        self._settled = False
+        self._most = dict.fromkeys(GROWING, 0)
+        self._cases: IO[str] | None = None
+        self._committed = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            raise StoreError(f"{self.folder} is a file; name a folder") from None
-        self._path = self.folder / JUDGEMENTS
+            raise RunFolderError(f"{self.folder} is a file; name a folder") from None
         try:
-            self._file = AppendFile(self._path)
+            self._file = AppendFile(self.folder / _JUDGEMENTS)
         except BlockingIOError:
-            raise StoreError(f"another run writes {self.folder}: wait for its end, or name another folder") from None
+            raise RunFolderError(
+                f"another run writes {self.folder}: wait for its end, or name another folder"
+            ) from None
         try:
-            there, self.about = self._found()
-            self._read()
-            self._compare(there)
+            earlier, self.about = self._read_settings()
+            self._read_judgements()
+            self._check_settings(earlier)
             self._file.cut()
         except BaseException:
             self._file.close()
             raise
 
-    def _found(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what the judgements were made with, and what is known about the run so far."""
-        path = self.folder / RUN
+    def _read_settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the settings of the judgements that are there, and the facts about the run so far."""
         if self._file.is_empty():
             return self.settings, {}  # nothing to mix with
         try:
-            found = json.loads(path.read_bytes())
-            there, about = dict(found["settings"]), dict(found["about"])
-            self._places = max(self._places, int(there.get("samples", 0)) + 1)
+            content = _read_object(self.folder / _RUN)
+            earlier, about = dict(content["settings"]), dict(content["about"])
+            self._places = max(self._places, int(earlier.get("samples", 0)) + 1)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{self._path} holds judgements, but {path} does not say what they were made with "
-                f"({type(error).__name__}: {error}); name another folder, or remove this one"
+            raise RunFolderError(
+                f"{self._file.path} holds judgements, but {self.folder / _RUN} does not say with which settings they "
+                f"were made ({type(error).__name__}: {error}); name another folder, or remove this one"
             ) from None
-        return there, about
+        return earlier, about
 
-    def _compare(self, there: Mapping[str, Any]) -> None:
-        """Refuse to mix what is there with judgements of other settings."""
-        changed = [name for name in {**there, **self.settings} if self._differs(name, there)]
+    def _read_judgements(self) -> None:
+        try:
+            for number, _, line in self._file.lines():
+                one = _read_judgement(self._file.path, number, line)
+                if one.sample >= self._places:
+                    raise ValueError(f"{self._file.path}, line {number}: not a judgement (sample {one.sample})")
+                self._set_state(one)
+                self._most = {
+                    "samples": max(self._most["samples"], one.sample),
+                    "limit": max(self._most["limit"], one.row),  # a case's row is at least its number
+                }
+        except ValueError as error:
+            raise RunFolderError(f"{error}; remove the line, or the folder") from None
+        self.cut_off = self._file.torn
+
+    def _check_settings(self, earlier: Mapping[str, Any]) -> None:
+        """Refuse to mix the judgements that are there with those of other settings."""
+        changed = [name for name in {**earlier, **self.settings} if self._differs(name, earlier)]
         if changed:
             values = "; ".join(
-                f"{name} was {excerpt(there.get(name))} and is {excerpt(self.settings.get(name))} now"
+                f"{name} was {excerpt(earlier.get(name))} and is {excerpt(self.settings.get(name))} now"
                 for name in changed
             )
             growing = " and ".join(f"--{name}" for name in GROWING)
-            raise StoreError(
+            raise RunFolderError(
                 f"{self.folder} holds judgements of another evaluation: {values}. Use the same ({growing} can be "
                 "raised), name another folder, or remove this one"
             )
 
-    def _differs(self, name: str, there: Mapping[str, Any]) -> bool:
-        before, now = there.get(name), self.settings.get(name)
+    def _differs(self, name: str, earlier: Mapping[str, Any]) -> bool:
+        before, now = earlier.get(name), self.settings.get(name)
         if before == now:
             return False
         if name not in GROWING:
             return True
         if now is None or (before is not None and before < now):  # without a limit there are all cases
             return False
-        return bool(now < self._most[name])  # a case's row is at least its number
+        return bool(now < self._most[name])
 
-    def _read(self) -> None:
-        """Learn which judgements are there."""
-        self._most = dict.fromkeys(GROWING, 0)
-        for number, _, line in self._file.lines():
-            try:
-                entry = json.loads(line)
-                self._count(entry["row"], entry["order"], entry["sample"], entry["status"])
-                for name, number_of in (("samples", "sample"), ("limit", "row")):
-                    self._most[name] = max(self._most[name], entry[number_of])
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise StoreError(
-                    f"{self._path}, line {number}: not a judgement ({type(error).__name__}: {error}); remove the "
-                    "line, or the folder"
-                ) from None
-        self.dropped = int(self._file.torn)
-
-    def _count(self, row: int, order: str, sample: int, status: str) -> None:
-        if type(row) is not int or type(sample) is not int or not 0 <= sample < self._places:
-            raise ValueError(f"row {excerpt(row)}, sample {excerpt(sample)}")
-        state = self._states.setdefault(row, bytearray(2 * self._places))
-        place = ORDERS.index(order) * self._places + sample
-        self.whole -= state[place] == _WHOLE
-        state[place] = _FAILED if status == "failed" else _WHOLE
-        self.whole += state[place] == _WHOLE
+    def _set_state(self, one: Judgement) -> None:
+        state = self._states.setdefault(one.row, bytearray(2 * self._places))
+        place = (ORDERS[one.order] - 1) * self._places + one.sample
+        self.count -= state[place] == _DONE
+        state[place] = _FAILED if one.status == "failed" else _DONE
+        self.count += state[place] == _DONE
 
     def wanted(self, row: int, order: str) -> tuple[int, ...]:
-        """Return the numbers of the judgements of a case that are not there yet, or failed."""
-        start = ORDERS.index(order) * self._places
+        """Return the numbers of the judgements of a case that are missing or failed."""
         state = self._states.get(row)
         if state is None:
             return tuple(self._wanted)
-        return tuple(sample for sample in self._wanted if state[start + sample] != _WHOLE)
+        start = (ORDERS[order] - 1) * self._places
+        return tuple(sample for sample in self._wanted if state[start + sample] != _DONE)
+
+    def add_case(self, case: Case) -> None:
+        """Add a case to the new `cases.jsonl`, which gets its name with `commit`."""
+        if self._cases is None:
+            self._cases = (self.folder / _PARTIAL_CASES).open("w", encoding="utf-8", errors="replace")
+        media = [*case.images, *(case.video or ())]
+        line = {name: getattr(case, name) for name in ("row", "id", "category", "question", "chosen", "rejected")}
+        line["media"] = "inline" if any(one.path is None for one in media) else [one.path for one in media]
+        if case.reference_category != case.category:
+            line["reference_category"] = case.reference_category
+        self._cases.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def add(self, judgements: Sequence[Judgement]) -> None:
         """Append judgements, all or, where the disk is full, none of them.
@@ -166,68 +287,60 @@ class Store:
         Raises:
             OSError: they could not be written; the file is as it was before.
         """
-        self.settle()
+        self.commit()
         self._file.append(b"".join(map(_line, judgements)))
         for one in judgements:
-            self._count(one.row, one.order, one.sample, one.status)
+            self._set_state(one)
 
     def flush(self) -> None:
         """Bring what was added to the disk."""
         self._file.flush()
 
-    def settle(self) -> None:
-        """Let the other files say what is judged now; figures of before are deleted."""
-        if self._settled:
+    def commit(self) -> None:
+        """Replace the settings, facts and cases of earlier attempts by those of this one, and delete old figures."""
+        if self._committed:
             return
-        (self.folder / METRICS).unlink(missing_ok=True)
-        if (partial := self.folder / _PARTIAL).exists():
-            partial.replace(self.folder / CASES)
-        self._settled = True
-        self.note()
+        (self.folder / _METRICS).unlink(missing_ok=True)
+        if self._cases is not None:
+            self._cases.close()
+            (self.folder / _PARTIAL_CASES).replace(self.folder / _CASES)
+        self._committed = True
+        self.record()
 
-    def note(self, **about: Any) -> None:
-        """Write `run.json` with these facts beside those it has, as soon as it is settled."""
+    def record(self, **about: Any) -> None:
+        """Add facts to those about the run; `run.json` holds them from `commit` on."""
         self.about.update(about)
-        if self._settled:
-            write_json(self.folder / RUN, {"settings": self.settings, "about": self.about})
+        if self._committed:
+            write_json(self.folder / _RUN, {"settings": self.settings, "about": self.about})
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write `metrics.json`."""
+        write_json(self.metrics_path, metrics)
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the figures are."""
+        return self.folder / _METRICS
+
+    def write_missing(self, paths: Iterable[str]) -> Path:
+        """Write the list of missing media files, delete it if there are none, and return its path."""
+        path = self.folder / _MISSING
+        path.unlink(missing_ok=True)
+        if text := "".join(f"{one}\n" for one in paths):
+            path.write_text(text, "utf-8", errors="replace")
+        return path
 
     def close(self) -> None:
         """Let others open the folder."""
         try:
-            (self.folder / _PARTIAL).unlink(missing_ok=True)
+            if self._cases is not None:
+                self._cases.close()
+            (self.folder / _PARTIAL_CASES).unlink(missing_ok=True)
         finally:
             self._file.close()
 
 
 def _line(judgement: Judgement) -> bytes:
     fields = asdict(judgement)
-    del fields["answer_tokens"]  # of the rate alone
+    del fields["answer_tokens"]  # needed for the rate only
     return json.dumps(fields, ensure_ascii=False).encode(errors="replace") + b"\n"
-
-
-class CasesFile:
-    """`cases.jsonl`, written beside until the store is settled."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = (folder / _PARTIAL).open("w", encoding="utf-8", errors="replace")
-
-    def add(self, case: Case, reference_category: str) -> None:
-        """Write a case down."""
-        media = [*case.images, *(case.video or ())]
-        line = {name: getattr(case, name) for name in ("row", "id", "category", "question", "chosen", "rejected")}
-        line["media"] = "inline" if any(one.path is None for one in media) else [one.path for one in media]
-        if reference_category != case.category:
-            line["reference_category"] = reference_category
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        """End the file."""
-        self._file.close()
-
-
-def reference_categories(folder: Path) -> Iterable[str]:
-    """Yield the category of each case by the reference's rules."""
-    with open(folder / CASES, "rb") as file:
-        for line in file:
-            case = json.loads(line)
-            yield str(case.get("reference_category", case["category"]))

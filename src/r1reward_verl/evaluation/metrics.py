@@ -1,103 +1,40 @@
-"""What an evaluation reports about a reward model, computed from arrays of its verdicts (numpy only).
-
-Words: a *case* is a row of a benchmark, two responses to one question. It is *shown* with the better response first
-(label 1), second (label 2), or both ways in turn. Cases with one `id` share their question and are not independent, as
-the two orders of a case are not; all intervals resample whole ids.
+"""The figures of an evaluation, computed from arrays of verdicts (numpy only).
 
 What counts how: a judgement without a verdict is never guessed, it is wrong, and so is a prompt longer than the model
 takes. Shown cases that failed (the engine gave no judgement) say nothing about the model: no figure counts them, and
-`complete` is false while there are any.
+`complete` is false while there are any. All intervals resample whole ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from r1reward_verl.evaluation.bootstrap import (
+    RESAMPLES,
+    Floats,
+    bootstrap_ci95,
+    cluster_sums,
+    id_codes,
+    percentiles95,
+    resampled,
+    wilson95,
+)
+from r1reward_verl.evaluation.verdicts import FAILED, OK, TOO_LONG, Cases, Verdicts
 from r1reward_verl.evaluation.voting import majority, voting_curve
-from r1reward_verl.judgement import Choice
-
-RESAMPLES = 10_000
-OK, FAILED, TOO_LONG = 0, 1, 2
-"""Values of `Judged.status`."""
 
 Overall = Literal["micro", "macro"]
-Floats = NDArray[np.float64]
 Estimate = tuple[float | None, list[float] | None]
+"""A share with its 95% interval."""
 
-_Z95 = 1.959964
-_BLOCK = 4_000_000  # numbers drawn at once, so that memory stays bounded
-
-
-@dataclass(frozen=True)
-class Cases:
-    """The `id` and the `category` of each case."""
-
-    id: Sequence[str]
-    category: Sequence[str]
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What a model said of N shown cases, in arrays of one entry each.
-
-    Args:
-        case: index into `Cases`.
-        label: 1 where the better response was shown first, 2 where it was second.
-        greedy: verdict of the greedy judgement, 1 or 2; 0 if it has none.
-        sampled: (N, K) verdicts of the samples drawn for voting.
-        tokens: of the greedy judgement, -1 unknown.
-        reasoning: characters of its reasoning.
-        consistency: 1 if its reasoning supports its verdict, -1 if not, 0 unknown.
-        status: `OK`, `FAILED` (no judgement was got, or not yet, or not all samples) or `TOO_LONG` (the prompt is
-            longer than the model takes).
-
-    Raises:
-        ValueError: arrays that do not fit together, values other than these, a case shown twice in one order.
-    """
-
-    case: NDArray[np.int32]
-    label: NDArray[np.int8]
-    greedy: NDArray[np.int8]
-    sampled: NDArray[np.int8]
-    tokens: NDArray[np.int32]
-    reasoning: NDArray[np.int32]
-    consistency: NDArray[np.int8]
-    status: NDArray[np.int8]
-
-    def __post_init__(self) -> None:
-        count = len(self.case)
-        for field in fields(self):
-            shape = np.shape(getattr(self, field.name))
-            if len(shape) != 1 + (field.name == "sampled") or shape[0] != count:
-                raise ValueError(f"{field.name} has the shape {shape} for {count} shown cases")
-        for name, low, high in (
-            ("label", 1, 2),
-            ("greedy", 0, 2),
-            ("sampled", 0, 2),
-            ("consistency", -1, 1),
-            ("status", 0, 2),
-        ):
-            values = getattr(self, name)
-            bad = values[(values < low) | (values > high)]
-            if len(bad):
-                raise ValueError(f"{name} holds {bad[0]}; it must be from {low} to {high}")
-        shown, times = np.unique(2 * np.asarray(self.case, np.int64) + self.label, return_counts=True)
-        if (times > 1).any():
-            code = int(shown[times > 1][0]) - 1
-            raise ValueError(f"case {code // 2} appears more than once with label {code % 2 + 1}; it counts once")
-
-    def __getitem__(self, which: Any) -> Judged:
-        """Return the shown cases that an index or a mask selects."""
-        return Judged(*(getattr(self, field.name)[which] for field in fields(self)))
+_NOT_SHOWN = -2
 
 
 def compute_metrics(
-    judged: Judged,
+    verdicts: Verdicts,
     cases: Cases,
     *,
     categories: Sequence[str] | None = None,
@@ -109,9 +46,9 @@ def compute_metrics(
     """Compute every figure of an evaluation; shares lie in [0, 1], and None stands where there is nothing to count.
 
     Args:
-        judged: what was said.
-        cases: of what.
-        categories: those of the benchmark, in the order of its table; None for those found, sorted.
+        verdicts: of the model.
+        cases: what the verdicts are about.
+        categories: those of the benchmark, in the order of its table; None for those of the verdicts, sorted.
         overall: how the benchmark averages: over shown cases ("micro") or over categories ("macro").
         acc_plus: whether the benchmark reports acc+.
         resamples: of the intervals (see `bootstrap_ci95`).
@@ -143,19 +80,19 @@ def compute_metrics(
     Raises:
         ValueError: nothing was judged, or a shown case's category is not one of `categories`.
     """
-    failed = judged.status == FAILED
+    failed = verdicts.status == FAILED
     if failed.all():
         raise ValueError(f"no figures: of {len(failed)} shown cases {failed.sum()} failed, so that none is left")
-    shown = judged[~failed]
+    shown = verdicts[~failed]
     found = sorted({cases.category[case] for case in np.unique(shown.case)})
     categories = found if categories is None else categories
     if unknown := [name for name in found if name not in categories]:
         raise ValueError(f"unknown category {unknown[0]!r}; known: {', '.join(map(repr, categories))}")
     places = {name: place for place, name in enumerate(categories)}
     category = np.array([places.get(name, -1) for name in cases.category])[shown.case]
-    ids = _codes(cases.id)
+    ids = id_codes(cases.id)
     cluster = ids[shown.case]
-    cut_ids = np.unique(ids[judged.case[failed]])
+    cut_ids = np.unique(ids[verdicts.case[failed]])
 
     right = (shown.greedy == shown.label).astype(np.float64)
     parsed = (shown.greedy != 0).astype(np.float64)
@@ -235,11 +172,8 @@ def compute_metrics(
     return metrics
 
 
-_NOT_SHOWN = -2
-
-
 def reference_metrics(
-    judged: Judged,
+    verdicts: Verdicts,
     cases: Cases,
     *,
     categories: Sequence[str] | None = None,
@@ -248,14 +182,14 @@ def reference_metrics(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compute the figures of the reference protocol, to compare with published numbers; it flatters.
+    """Compute the figures of the reference protocol, to compare with published numbers; they flatter.
 
-    Only what was shown with the better response first counts, so a model that always answers 1 scores 100%. Averages
+    Only cases shown with the better response first count, so a model that always answers 1 scores 100%. Averages
     are those of the reference's scripts (yfzhang114/r1_reward at 3693413, inference/*/get_acc.py and
     1_get_accuracy.py; the paper's overall of Multimodal RewardBench is the mean of its columns: `overall="macro"`).
 
     Args:
-        judged: with verdicts by `reference_verdict`.
+        verdicts: read with `reference_verdict`.
         cases: with the reference's categories.
         categories: as for `compute_metrics`, as are all others.
         overall: "macro" for Multimodal RewardBench.
@@ -269,8 +203,8 @@ def reference_metrics(
     Raises:
         ValueError: as `compute_metrics`, or a case was not shown with the better response first.
     """
-    first = judged[judged.label == 1]
-    lacking = np.setdiff1d(judged.case, first.case)
+    first = verdicts[verdicts.label == 1]
+    lacking = np.setdiff1d(verdicts.case, first.case)
     if len(lacking):
         raise ValueError(
             f"the reference protocol needs every case with the better response first; {len(lacking)} of "
@@ -283,90 +217,6 @@ def reference_metrics(
     for one in (metrics, *metrics["by_category"].values()):
         one["unparsable"] = None
     return metrics
-
-
-def reference_verdict(text: str, *, digits: Literal["last", "first_line"] = "last") -> Choice:
-    """Read a verdict as the reference's evaluation does, in linear time: 1, and 2 for everything else.
-
-    The first answer block counts if there is one, and is 1 if Python reads the number 1 in it. Otherwise a digit 1 or 2
-    of the text does. What cannot be read means 2, which is wrong, since the reference shows the better response first.
-    Nearly `judgement.parse(text, lenient="last_digit")`, which does not read "1." or "01" as an answer.
-
-    Args:
-        text: of the judgement.
-        digits: which digit counts: the last (VL-RewardBench, Multimodal RewardBench), or the last of the first line
-            that has one (MM-RLHF-RewardBench, where a dot of the reference's pattern matches no line end).
-    """
-    block, closed, _ = text.partition("<answer>")[2].partition("</answer>")
-    if closed:
-        answer = block.strip()
-    else:
-        lines = text.split("\n") if digits == "first_line" else [text]
-        answer = next((line[max(line.rfind("1"), line.rfind("2"))] for line in lines if "1" in line or "2" in line), "")
-    try:
-        return 1 if float(answer) == 1 else 2
-    except ValueError:
-        return 2
-
-
-def bootstrap_ci95(
-    values: ArrayLike,
-    weights: ArrayLike,
-    clusters: Sequence[Hashable] | NDArray[np.int64],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95% percentile interval of `sum(values) / sum(weights)` when whole clusters are drawn with replacement.
-
-    Where every cluster is all right or every cluster all wrong, resampling shows no spread at all; the interval is then
-    Wilson's for that many clusters.
-
-    Args:
-        values: (N,) numerators, for example 1 for a right verdict; 0 where the weight is 0.
-        weights: (N,) denominators, 0 for rows that do not count.
-        clusters: (N,) the cluster of each row. Those without weight are not drawn.
-        resamples: number of resamples.
-        seed: of the resampling, so that the same rows give the same interval, whatever their order.
-
-    Raises:
-        ValueError: when no row has weight, so that there is nothing to estimate.
-    """
-    values, weights = np.asarray(values, np.float64), np.asarray(weights, np.float64)
-    if not weights.sum() > 0:
-        raise ValueError(f"no interval: the weights of the {len(weights)} rows sum to {weights.sum()}")
-    cluster = clusters if isinstance(clusters, np.ndarray) else _codes(clusters)
-    counted = weights > 0
-    table = _sums(cluster[counted], values[counted], weights[counted])
-    sure = (table[:, 0] >= 0).all() and (table[:, 0] <= table[:, 1]).all()
-    if sure and (edge := table[:, 0].sum() / table[:, 1].sum()) in (0.0, 1.0):
-        return _wilson(edge, len(table))
-    drawn = resampled(table, resamples, seed)
-    return _percentiles(drawn[:, 0] / drawn[:, 1])
-
-
-def resampled(table: Floats, resamples: int, seed: int | Sequence[int]) -> Floats:
-    """Return the column sums of so many samples of the rows of a table, each as large as it, with replacement.
-
-    Equal rows are drawn together, by how often each kind of row comes up: the same distribution, and fast, since
-    figures that are counts have few kinds of rows.
-
-    Args:
-        table: (clusters, columns).
-        resamples: how many.
-        seed: of the draws.
-
-    Returns:
-        (resamples, columns).
-    """
-    kinds, counts = np.unique(table, axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
-    block = max(1, _BLOCK // len(kinds))
-    parts = [
-        rng.multinomial(len(table), counts / len(table), size=min(block, resamples - start)) @ kinds
-        for start in range(0, resamples, block)
-    ]
-    return np.concatenate(parts)
 
 
 def _macro(
@@ -383,7 +233,7 @@ def _macro(
     clusters = 0
     for place in np.unique(category[weights > 0]):
         rows = (category == place) & (weights > 0)
-        table = _sums(cluster[rows], values[rows], weights[rows])
+        table = cluster_sums(cluster[rows], values[rows], weights[rows])
         shares.append(float(values[rows].sum() / weights[rows].sum()))
         sums = resampled(table, resamples, (seed, int(place)))
         drawn += sums[:, 0] / sums[:, 1]
@@ -391,7 +241,7 @@ def _macro(
     if not shares:
         return None, None
     mean = float(np.mean(shares))
-    return mean, list(_wilson(mean, clusters) if mean in (0.0, 1.0) else _percentiles(drawn / len(shares)))
+    return mean, list(wilson95(mean, clusters) if mean in (0.0, 1.0) else percentiles95(drawn / len(shares)))
 
 
 def _position_bias(
@@ -400,33 +250,11 @@ def _position_bias(
     first, second = (label == 1).astype(np.float64), (label == 2).astype(np.float64)
     if not first.any() or not second.any():
         return None, None
-    table = _sums(cluster, right * first, first, right * second, second)
+    table = cluster_sums(cluster, right * first, first, right * second, second)
 
     def bias(sums: Floats) -> Floats:
         with np.errstate(invalid="ignore", divide="ignore"):
             return sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3]
 
     drawn = bias(resampled(table, resamples, seed))
-    return float(bias(table.sum(axis=0)[None])[0]), list(_percentiles(drawn[np.isfinite(drawn)]))
-
-
-def _sums(cluster: NDArray[np.int64], *columns: Floats) -> Floats:
-    """Return the sums of each column by cluster, (clusters, columns)."""
-    _, place = np.unique(cluster, return_inverse=True)
-    return np.column_stack([np.bincount(place, column) for column in columns])
-
-
-def _codes(names: Sequence[Hashable]) -> NDArray[np.int64]:
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
-
-
-def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Return Wilson's interval of a share that is 0 or 1."""
-    margin = _Z95**2 / (count + _Z95**2)
-    return (0.0, margin) if share == 0.0 else (1.0 - margin, 1.0)
-
-
-def _percentiles(estimates: Floats) -> tuple[float, float]:
-    low, high = np.quantile(estimates, [0.025, 0.975])
-    return float(low), float(high)
+    return float(bias(table.sum(axis=0)[None])[0]), list(percentiles95(drawn[np.isfinite(drawn)]))

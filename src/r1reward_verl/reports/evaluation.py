@@ -9,7 +9,6 @@ Anything in a run folder may be missing or of another type: what is no figure is
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from r1reward_verl import plots
 from r1reward_verl.data.statistics_plots import draw_lengths
-from r1reward_verl.evaluation.folder import CASES, JUDGEMENTS, METRICS, RUN
+from r1reward_verl.evaluation.folder import SavedRun, read_run
 from r1reward_verl.reports.gallery import (
     GalleryIndex,
     choose_cases,
@@ -142,14 +141,14 @@ class LoadedRun:
 
     Attributes:
         name: of the folder, unique in a report.
-        folder: where it is.
-        settings: `run.json`, flat: "name" or "part.name" -> value.
+        saved: the folder.
+        settings: `run.json`, flat: "part.name" -> value.
         figures: `metrics.json`.
         index: of its judgements.
     """
 
     name: str
-    folder: Path
+    saved: SavedRun
     settings: dict[str, Any]
     figures: Figures
     index: GalleryIndex
@@ -183,30 +182,16 @@ def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
         ValueError: a folder without the files of a finished run, or with a damaged one; a folder given twice.
         OSError: a file cannot be read.
     """
-    for folder in folders:
-        if not folder.is_dir():
-            raise ValueError(f"no run at {str(folder)!r}: give the folder that `r1reward eval run` wrote")
-        for name in (RUN, CASES, JUDGEMENTS, METRICS):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder} has no {name}: `r1reward eval run` writes it, and resumes where it stopped")
+    saved = {folder.resolve(): read_run(folder, finished=True) for folder in folders}
     runs = []
     for name, folder in short_names([folder.resolve() for folder in folders], lambda folder: folder.name).items():
-        settings, metrics = dict(_flat(_read_object(folder / RUN))), _read_object(folder / METRICS)
-        run = LoadedRun(printable(name), folder, settings, Figures(metrics), index_judgements(folder))
+        one = saved[folder]
+        settings, metrics = dict(_flat({"settings": one.settings, "about": one.about})), one.metrics()
+        run = LoadedRun(printable(name), one, settings, Figures(metrics), index_judgements(one))
         metrics |= {name: run.setting(name) for name in ("tokens_per_second", "resized_pictures")}
         metrics["any_correct"] = (run.figures.part("voting").numbers("any_correct") or [None])[-1]
         runs.append(run)
     return runs
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return content
 
 
 def _flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
@@ -376,7 +361,7 @@ def _gallery(runs: Sequence[LoadedRun], count: int) -> dict[str, Any]:
     for place, run in enumerate(runs):
         rows = choose_cases(run.index, -(-left // (len(runs) - place)))
         left -= len(rows)
-        cases = read_cases(run.name, run.folder, rows, run.index)
+        cases = read_cases(run.name, run.saved, rows, run.index)
         find_inline_media(cases, run.benchmark, run.setting("data"), run.setting("media"))
         by_run.append(cases)
     cases = tqdm(take_turns(*by_run), desc="gallery", unit=" cases", disable=None, leave=False)

@@ -6,32 +6,29 @@ that are shown, which alone are kept in memory.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
 from r1reward_verl.data.statistics import Lengths
+from r1reward_verl.engines.base import Judgement
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case
-from r1reward_verl.evaluation.folder import CASES, JUDGEMENTS
+from r1reward_verl.evaluation.folder import ORDERS, SavedRun
 from r1reward_verl.evaluation.reflection import corrections
 from r1reward_verl.judgement import parse
 from r1reward_verl.reports.page import cut, render, small_pictures
-from r1reward_verl.text import excerpt, printable
+from r1reward_verl.text import printable
 
 Outcome = Literal["right", "wrong", "none"]
 MarkedText = list[tuple[str, bool]]
 """A text in parts, and whether each is marked."""
 
-LABELS = {"chosen-first": 1, "rejected-first": 2}
-"""Order -> which response is the better one, as the model saw them."""
 TITLES = {"chosen-first": "Better response first", "rejected-first": "Worse response first"}
 KINDS = ("wrong", "right", "flipped", "unparsable", "self-correcting")
 
@@ -76,70 +73,38 @@ class GalleryIndex:
         return sum("right" not in self.kinds(row) for row in rows)
 
 
-def index_judgements(folder: Path) -> GalleryIndex:
+def index_judgements(run: SavedRun) -> GalleryIndex:
     """Read the judgements of a run for the first time.
 
     Raises:
-        OSError, ValueError: as `read_lines`.
+        OSError, ValueError: as `SavedRun.judgements`.
     """
     index = GalleryIndex()
-    lines = tqdm(_judgements(folder), desc=folder.name, unit=" judgements", disable=None, leave=False)
-    for row, order, sample, line in lines:
-        if line.get("status") == "failed":
+    for one in tqdm(run.judgements(), desc=run.folder.name, unit=" judgements", disable=None, leave=False):
+        if one.status == "failed":
             continue
-        text = _text(line.get("text"))
-        if sample == 0:
-            index.outcomes.setdefault(row, {})[order] = _outcome(text, order)
-            if isinstance(line.get("tokens"), int):
-                index.lengths.add(max(line["tokens"], 0))
+        text = one.text
+        if one.sample == 0:
+            index.outcomes.setdefault(one.row, {})[one.order] = _outcome(text, one.order)
+            if one.tokens is not None:
+                index.lengths.add(max(one.tokens, 0))
         index.judgements += 1
         if spans := corrections(text):
             index.corrections += 1
-            index.correcting.add(row)
+            index.correcting.add(one.row)
             if len(index.excerpts) < _EXCERPTS:
                 start, end = spans[0]
                 before, after = text[max(0, start - _AROUND) : start], text[end : end + _AROUND]
                 before = f"…{before}" if start > _AROUND else before
                 after = f"{after}…" if end + _AROUND < len(text) else after
                 parts = [(before, False), (text[start:end], True), (after, False)]
-                index.excerpts.append((row, order, sample, parts))
+                index.excerpts.append((one.row, one.order, one.sample, parts))
     return index
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(number, object)` for each line of a jsonl file; a last line without its end is left out.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: a line that is no JSON object; the message names it.
-    """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                content = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-            if not isinstance(content, dict):
-                raise ValueError(f"{path}, line {number}: {excerpt(content)} instead of an object")
-            yield number, content
-
-
-def _judgements(folder: Path) -> Iterator[tuple[int, str, int, dict[str, Any]]]:
-    for number, line in read_lines(folder / JUDGEMENTS):
-        row, order, sample = (line.get(name) for name in ("row", "order", "sample"))
-        if type(row) is not int or order not in LABELS or type(sample) is not int:
-            raise ValueError(
-                f"{folder / JUDGEMENTS}, line {number}: row {excerpt(row)}, order {excerpt(order)}, sample "
-                f"{excerpt(sample)}: not a judgement (order is one of {', '.join(LABELS)})"
-            )
-        yield row, order, sample, line
 
 
 def _outcome(text: str, order: str) -> Outcome:
     choice = parse(text).choice
-    return "none" if choice is None else "right" if choice == LABELS[order] else "wrong"
+    return "none" if choice is None else "right" if choice == ORDERS[order] else "wrong"
 
 
 def _text(value: Any) -> str:
@@ -176,7 +141,7 @@ class GalleryCase:
         kinds: which of `KINDS` it is.
         case: its line of `cases.jsonl`.
         media: its pictures and frames, "inline" where they are in the run's data file.
-        greedy: order -> the line of the greedy judgement.
+        greedy: order -> the greedy judgement.
         votes: order -> the outcomes of its samples.
         sample: the first sample that corrects itself: order, number, text.
     """
@@ -186,7 +151,7 @@ class GalleryCase:
     kinds: tuple[str, ...]
     case: dict[str, Any] = field(default_factory=dict)
     media: Any = None
-    greedy: dict[str, dict[str, Any]] = field(default_factory=dict)
+    greedy: dict[str, Judgement] = field(default_factory=dict)
     votes: dict[str, Counter[Outcome]] = field(default_factory=dict)
     sample: tuple[str, int, str] | None = None
 
@@ -210,26 +175,26 @@ class GalleryCase:
     @property
     def judgements(self) -> Iterator[dict[str, Any]]:
         """The greedy judgement of each order, with the votes of its samples."""
-        for order in LABELS:
+        for order in ORDERS:
             if order in self.greedy or order in self.votes:
-                line = self.greedy.get(order, {"status": "failed", "error": "not judged yet"})
-                whole = line.get("status") == "ok"
-                text = _text(line.get("text")) if whole else ""
+                missing = Judgement(self.row, order, 0, status="failed", error="not judged yet")
+                one = self.greedy.get(order, missing)
+                text = one.text if one.status == "ok" else ""
                 verdict = parse(text)
                 yield {
                     "title": TITLES[order],
-                    "status": line.get("status"),
+                    "status": one.status,
                     "outcome": _outcome(text, order),
                     "verdict": verdict,
                     "parts": marked(text),
-                    "error": "" if whole else _text(line.get("error")),
+                    "error": one.error,
                     "votes": self.votes.get(order),
                 }
 
     @property
     def correction(self) -> dict[str, Any] | None:
         """The sample that corrects itself, where no greedy judgement does."""
-        if self.sample is None or any(corrections(_text(line.get("text"))) for line in self.greedy.values()):
+        if self.sample is None or any(corrections(one.text) for one in self.greedy.values()):
             return None
         order, number, text = self.sample
         return {"title": f"Sample {number}, {TITLES[order].lower()}, corrects itself", "parts": marked(text)}
@@ -244,29 +209,29 @@ def marked(text: str) -> MarkedText:
     return [*parts, (text[end:], False)] if text else []
 
 
-def read_cases(name: str, folder: Path, rows: Sequence[int], index: GalleryIndex) -> list[GalleryCase]:
+def read_cases(name: str, run: SavedRun, rows: Sequence[int], index: GalleryIndex) -> list[GalleryCase]:
     """Read cases of a run with their judgements.
 
     Raises:
-        OSError, ValueError: as `read_lines`; a row that is not in `cases.jsonl`.
+        OSError, ValueError: as `SavedRun`; a row that is not in `cases.jsonl`.
     """
     wanted = {row: GalleryCase(name, row, index.kinds(row)) for row in rows}
-    for _, line in read_lines(folder / CASES):
+    for line in run.cases():
         if line.get("row") in wanted:
             one = wanted[line["row"]]
             one.case, one.media = line, line.get("media")
     if missing := [row for row, one in wanted.items() if not one.case]:
-        raise ValueError(f"{folder / CASES} has no row {missing[0]}, which {JUDGEMENTS} judges")
-    for row, order, sample, line in _judgements(folder):
-        if row not in wanted:
+        raise ValueError(f"{run.folder}/cases.jsonl has no row {missing[0]}, which judgements.jsonl judges")
+    for judgement in run.judgements():
+        if judgement.row not in wanted:
             continue
-        one, text = wanted[row], _text(line.get("text"))
-        if sample == 0:
-            one.greedy[order] = line
-        elif line.get("status") != "failed":
+        one, order, text = wanted[judgement.row], judgement.order, judgement.text
+        if judgement.sample == 0:
+            one.greedy[order] = judgement
+        elif judgement.status != "failed":
             one.votes.setdefault(order, Counter())[_outcome(text, order)] += 1
             if one.sample is None and corrections(text):
-                one.sample = (order, sample, text)
+                one.sample = (order, judgement.sample, text)
     return [*wanted.values()]
 
 

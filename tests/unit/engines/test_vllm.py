@@ -148,8 +148,8 @@ def test_a_checkpoint_is_a_folder_or_a_name_on_the_hub(tmp_path):
 def test_a_folder_without_a_checkpoint_is_refused_before_vllm_is_imported(tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"{str(tmp_path)!r} has no config.json")):
         VLLMEngine(tmp_path, Sampling())
-    heavy = "{'torch', 'vllm', 'transformers', 'pandas', 'matplotlib', 'verl', 'aiohttp'}"
-    code = f"import sys, r1reward_verl.evaluation.run; print({heavy} & set(sys.modules))"
+    heavy = "{'torch', 'vllm', 'transformers', 'pandas', 'matplotlib', 'verl'}"
+    code = f"import sys, r1reward_verl.cli.eval.run; print({heavy} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "set()"
 
@@ -225,10 +225,9 @@ def test_vllm_judges_pictures_videos_and_prompts_that_are_too_long(tmp_path):
     data = tmp_path / "bench.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    code = "import sys; from r1reward_verl.evaluation.run import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["mm-rlhf-rewardbench", "--model", tmp_path / "model", "--data", data, "--out", tmp_path / "out"]
     arguments += ["--samples", "2", "--max-tokens", "24", "--frames", "5"]
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-m", "r1reward_verl.cli", "eval", "run", *map(str, arguments)]
     given = {**os.environ, "VERL_PLATFORM": "cpu", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

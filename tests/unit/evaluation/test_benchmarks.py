@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 import benchmark_files
-from benchmark_files import jsonl, mm_rows, multimodal_rows, parquet, png, vl_hub_rows, vl_rows, write
+from benchmark_files import jsonl, mm_rows, multimodal_rows, parquet, vl_hub_rows, vl_rows, write
+from factories import png
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case, missing
@@ -57,41 +58,41 @@ def test_vl_rewardbench_has_the_leaderboards_counts(full, form):
 
 
 def test_vl_rewardbench_has_the_references_counts_with_its_rules(full):
-    cases, _ = read(VL, full["vl-rewardbench"][0], category_protocol="reference")
-    assert counts(cases) == {"general": 484, "hallucination": 448, "reasoning": 318}
+    cases, _ = read(VL, full["vl-rewardbench"][0])
+    theirs = Counter(case.reference_category for case in cases)
+    assert theirs == {"general": 484, "hallucination": 448, "reasoning": 318}
 
 
-@pytest.mark.parametrize("protocol", ["benchmark", "reference"])
 @pytest.mark.parametrize("form", [0, 1])
-def test_mm_rlhf_rewardbench_has_46_ids_of_one_category_each(full, form, protocol):
-    cases, errors = read(MM, full["mm-rlhf-rewardbench"][form], category_protocol=protocol)
+def test_mm_rlhf_rewardbench_has_46_ids_of_one_category_each(full, form):
+    cases, errors = read(MM, full["mm-rlhf-rewardbench"][form])
     assert not errors
+    assert all(case.reference_category == case.category for case in cases)
     assert counts(cases) == {"mcq": 42, "long": 37, "short": 34, "safety": 32, "video": 25}
     of_ids = {case.id: case.category for case in cases}
     assert Counter(of_ids.values()) == {"mcq": 10, "long": 10, "short": 10, "safety": 6, "video": 10}
     assert set(of_ids.items()) == {(case.id, case.category) for case in cases}
 
 
-@pytest.mark.parametrize("protocol", ["benchmark", "reference"])
 @pytest.mark.parametrize("form", [0, 1])
-def test_multimodal_rewardbench_has_the_papers_seven_columns(full, form, protocol):
-    cases, errors = read(MULTIMODAL, full["multimodal-rewardbench"][form], category_protocol=protocol)
+def test_multimodal_rewardbench_has_the_papers_seven_columns(full, form):
+    cases, errors = read(MULTIMODAL, full["multimodal-rewardbench"][form])
     assert not errors
+    assert all(case.reference_category == case.category for case in cases)
     expected = {"correctness": 623, "preference": 654, "knowledge": 630}
     expected |= {"math": 514, "coding": 584, "safety": 508, "VQA": 1198}
     assert counts(cases) == expected
     assert len(cases) == 4711
 
 
-def summary(benchmark, cases, **options):
-    return benchmark.summary([case.id for case in cases], [case.category for case in cases], **options)
+def summary(benchmark, cases):
+    return benchmark.summary([case.id for case in cases], [case.category for case in cases])
 
 
-@pytest.mark.parametrize("protocol", ["benchmark", "reference"])
-def test_the_summary_says_that_counts_are_the_published_ones(full, protocol):
+def test_the_summary_says_that_counts_are_the_published_ones(full):
     for benchmark in (VL, MM, MULTIMODAL):
-        cases, _ = read(benchmark, full[benchmark.name][0], category_protocol=protocol)
-        lines = summary(benchmark, cases, category_protocol=protocol)
+        cases, _ = read(benchmark, full[benchmark.name][0])
+        lines = summary(benchmark, cases)
         assert lines[1].startswith("as many as published"), lines
         assert "not comparable" not in str(lines)
 
@@ -117,8 +118,6 @@ def test_the_summary_knows_both_releases_of_vl_rewardbench(full):
         "published: 1,250 cases (",
         "published: 1,247 cases, ",
     ]
-    old_counts_with_other_rules = summary(VL, cases, category_protocol="reference")
-    assert "484" in old_counts_with_other_rules[1]
 
 
 def test_the_summary_tells_what_is_doubtful(full):
@@ -155,6 +154,7 @@ def test_a_row_of_vl_rewardbench(small):
         row=4,
         id=row["id"],
         category="hallucination",
+        reference_category="general",
         question=row["prompt"],
         chosen=row["chosen"],
         rejected=row["rejected"],
@@ -193,8 +193,8 @@ def test_human_ranking_holds_the_rank_of_each_response(tmp_path, ranking, better
 )
 def test_categories_of_vl_rewardbench(tmp_path, identity, own, reference):
     rows = [vl_rows()[0], {**vl_rows()[1], "id": identity}]
-    assert read_rows(VL, tmp_path, *rows)[0][1].category == own
-    assert read_rows(VL, tmp_path, *rows, category_protocol="reference")[0][1].category == reference
+    case = read_rows(VL, tmp_path, *rows)[0][1]
+    assert (case.category, case.reference_category) == (own, reference)
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ def test_categories_of_vl_rewardbench(tmp_path, identity, own, reference):
 )
 def test_categories_of_mm_rlhf_rewardbench(tmp_path, path, own, reference):
     row = {**mm_rows()[0], "image": path}
-    assert read_rows(MM, tmp_path, row)[0][0].category == own
-    assert read_rows(MM, tmp_path, row, category_protocol="reference")[0][0].category == reference
+    case = read_rows(MM, tmp_path, row)[0][0]
+    assert (case.category, case.reference_category) == (own, reference)
 
 
 @pytest.mark.parametrize(
@@ -410,9 +410,6 @@ def test_an_unknown_category_is_shown_beside_the_known_ones(tmp_path):
     row = {**mm_rows()[0], "image": "images/mcq_1.png"}
     with pytest.raises(ValueError, match=r"rows\.jsonl:1: .*image 'images/mcq_1.png'.*mcq, long, short, safety, video"):
         read_rows(MM, tmp_path, row)
-    assert read_rows(MM, tmp_path, row, category_protocol="reference")[0][0].category == "mcq"
-    with pytest.raises(ValueError, match=r"'images/1.png'.*contains mcq, long, short, safety, video"):
-        read_rows(MM, tmp_path, {**row, "image": "images/1.png"}, category_protocol="reference")
 
 
 BAD = [
@@ -504,8 +501,6 @@ def test_options_that_mean_nothing_are_refused_at_once(tmp_path):
         VL.read(path, tmp_path / "none")
     with pytest.raises(ValueError, match="frames is 0"):
         VL.read(path, frames=0)
-    with pytest.raises(ValueError, match="'paper' is unknown; known: benchmark, reference"):
-        VL.read(path, category_protocol="paper")
 
 
 def test_a_file_without_rows_has_no_cases(tmp_path):

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1reward_verl.evaluation.compare import compare, compare_runs, load_run, main, sign_test
-from r1reward_verl.evaluation.metrics import FAILED, OK, TOO_LONG, Cases, Judged, compute_metrics
+from r1reward_verl.cli import main
+from r1reward_verl.evaluation.compare import compare, compare_runs, sign_test
+from r1reward_verl.evaluation.metrics import compute_metrics
+from r1reward_verl.evaluation.verdicts import FAILED, OK, TOO_LONG, Cases, Verdicts, load_run
 
 # Tests
 
@@ -20,7 +22,7 @@ def judged(right, *, label=1, tokens=None, status=None):
     """One shown case each, right or wrong."""
     count = len(right)
     labels = np.full(count, label, np.int8)
-    return Judged(
+    return Verdicts(
         case=np.arange(count, dtype=np.int32),
         label=labels,
         greedy=np.where(np.array(right, bool), labels, 3 - labels).astype(np.int8),
@@ -187,7 +189,7 @@ def test_a_run_is_read_into_verdicts(tmp_path):
         (3, 1): "failed",
     }
     run = load_run(write_run(tmp_path / "run", (lambda row, label, sample: texts.get((row, label)), 4)))
-    said = run.judged
+    said = run.verdicts
     assert run.rows.tolist() == [1, 2, 3, 4]
     assert run.cases == Cases(["q0", "q1", "q1", "q2"], ["y", "x", "y", "x"])
     # What the run has not come to yet counts as failed: (3, 2) and case 4 in both orders.
@@ -216,10 +218,10 @@ def test_samples_are_read_and_a_retried_judgement_replaces_the_failed_one(tmp_pa
     failed = json.dumps({**json.loads(lines[0]), "status": "failed", "text": ""})
     (folder / "judgements.jsonl").write_text("\n".join([failed, *lines[1:], lines[0], '{"row": 1, "ord']))
     run = load_run(folder)
-    assert run.judged.sampled.tolist() == [[2, 1, 2]] * 4
-    assert run.judged.status.tolist() == [OK] * 4
-    assert run.lost == 1
-    assert sum(one.status == OK for one in run.judgements()) == 16
+    assert run.verdicts.sampled.tolist() == [[2, 1, 2]] * 4
+    assert run.verdicts.status.tolist() == [OK] * 4
+    assert run.saved.cut_off
+    assert sum(one.status == "ok" for one in run.saved.judgements()) == 16
 
 
 def test_a_shown_case_that_lacks_a_sample_is_not_complete(tmp_path):
@@ -227,19 +229,19 @@ def test_a_shown_case_that_lacks_a_sample_is_not_complete(tmp_path):
         return None if (row, label, sample) == (2, 1, 3) else says(1)
 
     run = load_run(write_run(tmp_path / "run", (answer, 2), samples=4))
-    assert run.judged.status.tolist() == [OK, OK, FAILED, OK]
+    assert run.verdicts.status.tolist() == [OK, OK, FAILED, OK]
 
 
 def test_what_there_must_be_is_what_the_run_was_made_with(tmp_path):
     folder = write_run(tmp_path / "run", (lambda *_: says(1), 3), orders=("chosen-first",))
     (folder / "run.json").write_text(json.dumps({"settings": {"order": "both", "samples": 0}}))
-    assert load_run(folder).judged.status.tolist() == [OK, FAILED] * 3
+    assert load_run(folder).verdicts.status.tolist() == [OK, FAILED] * 3
     (folder / "run.json").write_text(json.dumps({"settings": {"order": "chosen-first", "samples": 2}}))
-    judged = load_run(folder).judged
+    judged = load_run(folder).verdicts
     assert (judged.sampled.shape, judged.status.tolist()) == ((3, 2), [FAILED] * 3)
     for damaged in ("{", "[]", '{"settings": {"samples": -1}}'):
         (folder / "run.json").write_text(damaged)
-        with pytest.raises(ValueError, match=r"run.json: not what"):
+        with pytest.raises(ValueError, match=r"run.json: not "):
             load_run(folder)
 
 
@@ -255,7 +257,7 @@ def test_lengths_that_nobody_counted_are_not_compared(tmp_path):
 
 def test_a_run_in_one_order_lacks_no_other(tmp_path):
     folder = write_run(tmp_path / "run", (lambda *_: says(1), 3), orders=("chosen-first",))
-    assert load_run(folder).judged.label.tolist() == [1, 1, 1]
+    assert load_run(folder).verdicts.label.tolist() == [1, 1, 1]
 
 
 def test_the_command_compares_two_runs(tmp_path, capsys):
@@ -267,7 +269,7 @@ def test_the_command_compares_two_runs(tmp_path, capsys):
 
     a = write_run(tmp_path / "a", (careless, 8))
     b = write_run(tmp_path / "b", (careful, 6))
-    assert main([str(a), str(b), "--json", str(tmp_path / "out.json")]) == 0
+    assert main(["eval", "compare", str(a), str(b), "--json", str(tmp_path / "out.json")]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["all"]["rows"] == 12
     assert (found["only_a"], found["only_b"]) == (4, 0)
@@ -284,7 +286,7 @@ def test_the_command_compares_two_runs(tmp_path, capsys):
 def test_runs_of_other_data_are_refused_and_shown(tmp_path, capsys):
     a = write_run(tmp_path / "a", (lambda *_: says(1), 3))
     b = write_run(tmp_path / "b", (lambda *_: says(1), 3), question="where?")
-    assert main([str(a), str(b)]) == 1
+    assert main(["eval", "compare", str(a), str(b)]) == 2
     error = capsys.readouterr().err
     assert "not runs of the same data (row 1 is one case in A and another in B; 3 of 3" in error
     assert "'what? 1'" in error
@@ -296,15 +298,18 @@ def test_runs_of_other_data_are_refused_and_shown(tmp_path, capsys):
 
 def test_folders_that_are_no_runs_are_refused(tmp_path, capsys):
     run = write_run(tmp_path / "run", (lambda *_: says(1), 1))
-    assert main([str(run), str(tmp_path / "nowhere")]) == 1
-    assert "nowhere/cases.jsonl is not there" in capsys.readouterr().err
+    assert main(["eval", "compare", str(run), str(tmp_path / "nowhere")]) == 2
+    assert f"no run at '{tmp_path}/nowhere'" in capsys.readouterr().err
+    (tmp_path / "nowhere").mkdir()
+    with pytest.raises(ValueError, match=r"nowhere has no cases\.jsonl"):
+        load_run(tmp_path / "nowhere")
     empty = write_run(tmp_path / "empty", (lambda *_: None, 1))
     with pytest.raises(ValueError, match="holds no judgements"):
         load_run(empty)
     for field, value in (("row", 7), ("order", "sideways"), ("sample", -1), ("sample", 10**9), ("status", "well")):
         line = {"row": 1, "order": "chosen-first", "sample": 0, "text": "", "tokens": 0, "status": "ok", field: value}
         (run / "judgements.jsonl").write_text(json.dumps(line) + "\n")
-        with pytest.raises(ValueError, match=r"judgements.jsonl, line 1: no judgement of a case of this run"):
+        with pytest.raises(ValueError, match=r"judgements.jsonl, line 1: not a judgement|row 7 is judged"):
             load_run(run)
     (run / "cases.jsonl").write_text('{"row": 1}\n')
     with pytest.raises(ValueError, match=r"cases.jsonl, line 1: not a case \(KeyError\('id'\)\)"):

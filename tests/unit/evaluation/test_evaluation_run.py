@@ -9,15 +9,21 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmark_files import png, write
-from r1reward_verl.engines.base import EngineError, Judgement, Sampling, without
-from r1reward_verl.evaluation import run
+from benchmark_files import write
+from factories import png
+from r1reward_verl.cli import main
+from r1reward_verl.cli.eval import run as command
+from r1reward_verl.engines.base import EngineError, Judgement, without
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case
-from r1reward_verl.evaluation.folder import StoreError
-from r1reward_verl.evaluation.run import EvaluationError, evaluate, fingerprint_model, main, orders_of, table
+from r1reward_verl.evaluation.cases import EvaluationError, validate_cases
+from r1reward_verl.evaluation.fingerprint import fingerprint_model
+from r1reward_verl.evaluation.folder import RunFolder, RunFolderError
+from r1reward_verl.evaluation.run import EvaluateSettings, evaluate, orders_of
+from r1reward_verl.evaluation.table import metrics_table
 from r1reward_verl.judgement import build_prompt
 from r1reward_verl.media import Media
 
+MM = BENCHMARKS["mm-rlhf-rewardbench"]
 ORACLE = {"chosen-first": "1", "rejected-first": "2"}
 
 
@@ -58,8 +64,10 @@ def files(tmp_path):
 @pytest.fixture
 def judge(tmp_path, files):
     def judge(engine, benchmark="mm-rlhf-rewardbench", out="out", **options):
-        options = {"media": tmp_path / "media", "model": "m", "progress": False, **options}
-        return evaluate(benchmark, files[benchmark][0], tmp_path / out, engine=engine, **options)
+        arguments = {"model": "m", "progress": False}
+        arguments |= {name: options.pop(name) for name in ("model", "engine_kind") if name in options}
+        settings = EvaluateSettings(media=tmp_path / "media", **options)
+        return evaluate(benchmark, files[benchmark][0], tmp_path / out, settings, engine=engine, **arguments)
 
     return judge
 
@@ -79,7 +87,7 @@ def test_an_oracle_is_always_right_and_a_constant_one_as_often_as_the_order_says
     one = judge(Scripted(lambda *_: "1"), benchmark, out="one", order=order)
     assert one.metrics["accuracy"] == constant_one
     assert one.metrics["reference"]["accuracy"] == 1
-    printed = table(one.metrics["reference"], BENCHMARKS[benchmark])
+    printed = metrics_table(one.metrics["reference"], BENCHMARKS[benchmark])
     assert "100.00" in printed
     unparsable = -2 if BENCHMARKS[benchmark].acc_plus else -1
     assert {line.split()[unparsable] for line in printed.split("\n\n")[0].splitlines()[1:]} == {"–"}
@@ -161,7 +169,7 @@ def test_prompts_that_are_too_long_are_counted_wrong_and_not_tried_again(judge):
     outcome = judge(Scripted(long), samples=1)
     assert (outcome.missing, outcome.metrics["too_long"]) == (0, 2)
     assert outcome.metrics["accuracy"] < 1
-    assert "longer than the model takes, counted wrong: 2" in table(outcome.metrics, BENCHMARKS["mm-rlhf-rewardbench"])
+    assert "longer than the model takes, counted wrong: 2" in metrics_table(outcome.metrics, MM)
     again = Scripted()
     judge(again, samples=1)
     assert again.asked == []
@@ -173,7 +181,7 @@ def test_more_samples_are_added_to_those_that_are_there(judge):
     outcome = judge(more, samples=3)
     assert {sample for *_, sample in more.asked} == {2, 3}
     assert outcome.metrics["samples"] == 3
-    with pytest.raises(StoreError, match="samples was 3 and is 2 now"):
+    with pytest.raises(RunFolderError, match="samples was 3 and is 2 now"):
         judge(Scripted(), samples=2)
 
 
@@ -225,17 +233,16 @@ def test_tokens_that_nobody_counted_are_unknown(judge, tmp_path, capsys, tokens,
     ("changed", "words"),
     [
         ({"model": "other"}, "model_fingerprint was 'm' and is 'other' now"),
-        ({"prompt": "{question}{response_1}{response_2}"}, "prompt was"),
         ({"order": "random"}, "order was 'both' and is 'random' now"),
         ({"seed": 1}, "seed was 0 and is 1 now"),
-        ({"sampling": Sampling(max_tokens=9)}, "max_tokens was 4096 and is 9 now"),
-        ({"sampling": Sampling(max_pixels=4000)}, "max_pixels was 501760 and is 4000 now"),
+        ({"max_tokens": 9}, "max_tokens was 4096 and is 9 now"),
+        ({"max_pixels": 4000}, "max_pixels was 501760 and is 4000 now"),
         ({"engine_kind": "endpoint"}, "engine was 'vllm' and is 'endpoint' now"),
     ],
 )
 def test_what_was_changed_is_not_mixed(judge, changed, words):
     judge(Scripted())
-    with pytest.raises(StoreError, match=words):
+    with pytest.raises(RunFolderError, match=words):
         judge(Scripted(), **changed)
 
 
@@ -279,13 +286,15 @@ def test_pictures_that_stand_in_the_data_are_looked_at_and_not_kept(tmp_path):
     first, later = png(size=(20, 20)), png(size=(4, 4))
     held = []
 
-    def read(**_):
+    def cases():
         for row in range(1, 301):
             held.append(sys.getrefcount(first))
-            yield Case(row, "i", "c", "q", "a", "b", (Media(data=first if row == 1 else later),), None)
+            yield Case(row, "i", "c", "c", "q", "a", "b", (Media(data=first if row == 1 else later),), None)
 
-    looked_at = run._survey(BENCHMARKS["preferences"], read, None, 0.0, 100, tmp_path, False)
-    assert (looked_at.pictures, looked_at.resized) == (300, 1)
+    run = RunFolder(tmp_path / "out", {"samples": 0})
+    valid = validate_cases(cases(), run, max_rejects=0.0, max_pixels=100, progress=False)
+    run.close()
+    assert (valid.pictures, valid.resized) == (300, 1)
     assert held[-1] == held[0]
 
 
@@ -300,7 +309,7 @@ def test_bad_rows_are_refused_unless_allowed(judge, files):
 
 def test_pictures_over_the_budget_are_counted_with_the_counts_beside_the_published_ones(judge, tmp_path, capsys):
     (tmp_path / "media/mcq/000000.png").write_bytes(png(size=(80, 60)))
-    judge(Scripted(), sampling=Sampling(max_pixels=4000))
+    judge(Scripted(), max_pixels=4000)
     output = capsys.readouterr().out
     assert "3 of 216 pictures are over the pixel budget and resized" in output
     assert "mcq 6, long 6, short 6, safety 6, video 6" in output
@@ -348,12 +357,12 @@ def test_categories_of_the_reference_count_in_its_figures_only(judge, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"order": "sideways"}, "the order is 'sideways'; known: both, random, chosen-first"),
+        ({"order": "sideways"}, "order is 'sideways'"),
         ({"samples": -1}, "samples is -1"),
         ({"limit": 0}, "limit is 0"),
-        ({"sampling": Sampling(min_pixels=9, max_pixels=4)}, "pictures of 9 to 4 pixels"),
-        ({"sampling": Sampling(temperature=3.0)}, "temperature is 3.0"),
-        ({"sampling": Sampling(temperature=0.0), "samples": 2}, "raise --temperature, or leave out --samples"),
+        ({"min_pixels": 9, "max_pixels": 4}, "pictures of 9 to 4 pixels"),
+        ({"temperature": 3.0}, "temperature is 3.0"),
+        ({"temperature": 0.0, "samples": 2}, "raise --temperature, or leave out --samples"),
         ({"max_rejects": 2.0}, "rejects is 2.0"),
     ],
 )
@@ -378,25 +387,20 @@ def test_a_fingerprint_tells_checkpoints_apart(tmp_path, weights):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--model", "{tmp}"], 1, "has no config.json"),
-        (["--model", "/nowhere/model"], 1, "is no folder, and no name on the Hugging Face Hub either"),
+        (["--model", "{tmp}"], 2, "has no config.json"),
+        (["--model", "/nowhere/model"], 2, "is no folder, and no name on the Hugging Face Hub either"),
         (["--model", "m", "--protocol", "reference", "--order", "random"], 2, "leave out --order random"),
         (["--model", "m", "--url", "http://127.0.0.1:1/v1", "--data-parallel", "2"], 2, "not --url"),
-        (["--model", "m", "--url", "http://127.0.0.1:1/v1", "--api-key-env", "NO_KEY"], 1, "'NO_KEY'.*not set"),
+        (["--model", "m", "--url", "http://127.0.0.1:1/v1", "--api-key-env", "NO_KEY"], 2, "'NO_KEY'.*not set"),
         (["--model", "m", "--url", "http://127.0.0.1:1/v1", "--gpu-memory-utilization", "0.5"], 2, "not --url"),
         (["--model", "m", "--api-key-env", "KEY"], 2, "--api-key-env is for servers; name them with --url"),
-        (["--model", "m", "--tensor-parallel", "2"], 1, "needs"),
+        (["--model", "m", "--tensor-parallel", "2"], 2, "needs"),
     ],
 )
 def test_what_the_command_refuses(tmp_path, files, capsys, monkeypatch, arguments, code, words):
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     data = ["--data", str(files["vl-rewardbench"][0]), "--out", str(tmp_path / "out")]
-    argv = ["vl-rewardbench", *data, *(one.format(tmp=tmp_path) for one in arguments)]
-    try:
-        got = main(argv)
-    except SystemExit as stop:
-        got = stop.code
-    assert got == code
+    assert main(["eval", "run", "vl-rewardbench", *data, *(one.format(tmp=tmp_path) for one in arguments)]) == code
     assert re.search(words, capsys.readouterr().err)
 
 
@@ -407,10 +411,10 @@ def test_without_figures_of_the_reference_the_command_says_why(judge, tmp_path, 
 
     outcome = judge(Scripted(second_only))
     assert outcome.metrics["reference"] is None
-    monkeypatch.setattr(run, "evaluate", lambda *_, **__: outcome)
-    argv = ["mm-rlhf-rewardbench", "--model", "m", "--url", "http://127.0.0.1:1/v1", "--protocol", "reference"]
+    monkeypatch.setattr(command, "evaluate", lambda *_, **__: outcome)
+    argv = ["eval", "run", MM.name, "--model", "m", "--url", "http://127.0.0.1:1/v1", "--protocol", "reference"]
     assert main([*argv, "--data", "data", "--out", str(tmp_path / "out")]) == 1
-    assert "no figures of the reference's protocol: they are of cases shown" in capsys.readouterr().err
+    assert "no figures of the reference's protocol: they need cases shown" in capsys.readouterr().err
 
 
 def test_the_engine_is_closed_whatever_happens(judge):

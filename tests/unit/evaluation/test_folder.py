@@ -6,10 +6,12 @@ import os
 import pytest
 
 from r1reward_verl.engines.base import Judgement
-from r1reward_verl.evaluation.folder import CASES, JUDGEMENTS, METRICS, RUN, CasesFile, Store, StoreError
+from r1reward_verl.evaluation.benchmarks import Case
+from r1reward_verl.evaluation.folder import RunFolder, RunFolderError
 
 SETTINGS = {"samples": 2, "limit": None, "model_fingerprint": "a", "prompt": "{question}", "order": "both"}
 FIRST, SECOND = "chosen-first", "rejected-first"
+CASE = Case(1, "i", "c", "c", "q", "a", "b", (), None)
 
 
 def said(row, sample=0, order=FIRST, **values):
@@ -21,24 +23,24 @@ def folder(tmp_path):
     return tmp_path / "out"
 
 
-def lines(folder):
-    return [json.loads(line) for line in (folder / JUDGEMENTS).read_text("utf-8").splitlines()]
+def lines(folder, name="judgements.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
 
 
 def test_what_is_there_is_wanted_no_more_and_survives_a_restart(folder):
-    store = Store(folder, SETTINGS)
-    assert store.wanted(7, FIRST) == (0, 1, 2)
-    store.add([said(7), said(7, 2), said(7, 1, SECOND)])
-    assert (store.wanted(7, FIRST), store.wanted(7, SECOND), store.whole) == ((1,), (0, 2), 3)
-    store.close()
-    again = Store(folder, SETTINGS)
-    assert (again.wanted(7, FIRST), again.wanted(7, SECOND), again.whole) == ((1,), (0, 2), 3)
+    run = RunFolder(folder, SETTINGS)
+    assert run.wanted(7, FIRST) == (0, 1, 2)
+    run.add([said(7), said(7, 2), said(7, 1, SECOND)])
+    assert (run.wanted(7, FIRST), run.wanted(7, SECOND), run.count) == ((1,), (0, 2), 3)
+    run.close()
+    again = RunFolder(folder, SETTINGS)
+    assert (again.wanted(7, FIRST), again.wanted(7, SECOND), again.count) == ((1,), (0, 2), 3)
     assert again.wanted(8, FIRST) == (0, 1, 2)
     again.close()
 
 
 def test_a_line_is_a_judgement_as_it_was_given(folder):
-    Store(folder, SETTINGS).add([said(3, 1, tokens=5, prompt_tokens=90, finish_reason="stop")])
+    RunFolder(folder, SETTINGS).add([said(3, 1, tokens=5, prompt_tokens=90, finish_reason="stop")])
     assert lines(folder) == [
         {"row": 3, "order": FIRST, "sample": 1, "text": "<think>ä</think><answer>1</answer>", "tokens": 5}
         | {"prompt_tokens": 90, "finish_reason": "stop", "status": "ok", "error": ""}
@@ -46,24 +48,24 @@ def test_a_line_is_a_judgement_as_it_was_given(folder):
 
 
 def test_failed_ones_are_wanted_again_and_those_that_are_too_long_are_not(folder):
-    store = Store(folder, SETTINGS)
-    store.add([said(1, status="failed"), said(2, status="too_long")])
-    assert (store.wanted(1, FIRST), store.wanted(2, FIRST), store.whole) == ((0, 1, 2), (1, 2), 1)
-    store.add([said(1)])
-    assert (store.wanted(1, FIRST), store.whole) == ((1, 2), 2)
+    run = RunFolder(folder, SETTINGS)
+    run.add([said(1, status="failed"), said(2, status="too_long")])
+    assert (run.wanted(1, FIRST), run.wanted(2, FIRST), run.count) == ((0, 1, 2), (1, 2), 1)
+    run.add([said(1)])
+    assert (run.wanted(1, FIRST), run.count) == ((1, 2), 2)
     assert len(lines(folder)) == 3
 
 
 def test_a_torn_line_is_dropped_and_counted(folder):
-    store = Store(folder, SETTINGS)
-    store.add([said(1), said(2)])
-    store.close()
-    whole = (folder / JUDGEMENTS).read_bytes()
-    (folder / JUDGEMENTS).write_bytes(whole[:-9])
-    again = Store(folder, SETTINGS)
-    assert (again.dropped, again.wanted(1, FIRST), again.wanted(2, FIRST)) == (1, (1, 2), (0, 1, 2))
+    run = RunFolder(folder, SETTINGS)
+    run.add([said(1), said(2)])
+    run.close()
+    whole = (folder / "judgements.jsonl").read_bytes()
+    (folder / "judgements.jsonl").write_bytes(whole[:-9])
+    again = RunFolder(folder, SETTINGS)
+    assert (again.cut_off, again.wanted(1, FIRST), again.wanted(2, FIRST)) == (True, (1, 2), (0, 1, 2))
     again.add([said(2)])
-    assert (folder / JUDGEMENTS).read_bytes() == whole
+    assert (folder / "judgements.jsonl").read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -76,79 +78,78 @@ def test_a_torn_line_is_dropped_and_counted(folder):
     ],
 )
 def test_other_settings_are_refused_with_both_values_and_the_way_out(folder, changed, words):
-    store = Store(folder, SETTINGS)
-    store.add([said(6, 2)])
-    store.close()
-    with pytest.raises(StoreError, match=f"{words}.*name another folder, or remove this one"):
-        Store(folder, SETTINGS | changed)
-    assert json.loads((folder / RUN).read_text())["settings"]["model_fingerprint"] == "a"
+    run = RunFolder(folder, SETTINGS)
+    run.add([said(6, 2)])
+    run.close()
+    with pytest.raises(RunFolderError, match=f"{words}.*name another folder, or remove this one"):
+        RunFolder(folder, SETTINGS | changed)
+    assert json.loads((folder / "run.json").read_text())["settings"]["model_fingerprint"] == "a"
 
 
 def test_more_samples_and_cases_only_add(folder):
     limited = SETTINGS | {"limit": 5}
-    store = Store(folder, limited)
-    store.add([said(1, sample) for sample in range(3)])
-    store.close()
-    store = Store(folder, limited | {"samples": 4, "limit": 9})
-    assert store.wanted(1, FIRST) == (3, 4)
-    store.close()
-    Store(folder, SETTINGS | {"samples": 4}).close()
+    run = RunFolder(folder, limited)
+    run.add([said(1, sample) for sample in range(3)])
+    run.close()
+    run = RunFolder(folder, limited | {"samples": 4, "limit": 9})
+    assert run.wanted(1, FIRST) == (3, 4)
+    run.close()
+    RunFolder(folder, SETTINGS | {"samples": 4}).close()
 
 
 def test_what_was_raised_holds_from_the_first_judgement_on(folder):
-    store = Store(folder, SETTINGS | {"limit": 5})
-    store.add([said(4, 1)])
-    store.close()
-    whole = (folder / RUN).read_bytes()
-    for name in (METRICS, CASES):
+    run = RunFolder(folder, SETTINGS | {"limit": 5})
+    run.add([said(4, 1)])
+    run.close()
+    whole = (folder / "run.json").read_bytes()
+    for name in ("metrics.json", "cases.jsonl"):
         (folder / name).write_text("as before")
     for _ in range(2):  # the second one without what it left
-        store = Store(folder, SETTINGS | {"samples": 9, "limit": 7})
-        CasesFile(folder).close()
-        store.note(cases=7)
-        store.close()
-        assert (folder / RUN).read_bytes() == whole
-        assert {path.name: path.read_text() for path in folder.iterdir() if path.name in (METRICS, CASES)} == {
-            METRICS: "as before",
-            CASES: "as before",
-        }
+        run = RunFolder(folder, SETTINGS | {"samples": 9, "limit": 7})
+        run.add_case(CASE)
+        run.record(cases=7)
+        run.close()
+        assert (folder / "run.json").read_bytes() == whole
+        assert [(folder / name).read_text() for name in ("metrics.json", "cases.jsonl")] == ["as before"] * 2
         assert len(list(folder.iterdir())) == 4
-    store = Store(folder, SETTINGS | {"samples": 9, "limit": 7})
-    CasesFile(folder).close()
-    store.note(cases=7)
-    store.add([said(6)])
-    written = json.loads((folder / RUN).read_text())
+    run = RunFolder(folder, SETTINGS | {"samples": 9, "limit": 7})
+    run.add_case(CASE)
+    run.record(cases=7)
+    run.add([said(6)])
+    written = json.loads((folder / "run.json").read_text())
     assert (written["settings"]["samples"], written["settings"]["limit"], written["about"]) == (9, 7, {"cases": 7})
-    assert (folder / CASES).read_text() == ""
-    assert not (folder / METRICS).exists()
+    assert lines(folder, "cases.jsonl") == [
+        {"row": 1, "id": "i", "category": "c", "question": "q", "chosen": "a", "rejected": "b", "media": []}
+    ]
+    assert not (folder / "metrics.json").exists()
 
 
 def test_what_no_judgement_has_reached_can_be_lowered_again(folder):
-    store = Store(folder, SETTINGS | {"samples": 9})
-    store.add([said(4, 1), said(4, 2)])
-    store.close()
-    store = Store(folder, SETTINGS | {"samples": 2, "limit": 4})
-    assert (store.wanted(4, FIRST), store.wanted(4, SECOND), store.whole) == ((0,), (0, 1, 2), 2)
-    store.close()
+    run = RunFolder(folder, SETTINGS | {"samples": 9})
+    run.add([said(4, 1), said(4, 2)])
+    run.close()
+    run = RunFolder(folder, SETTINGS | {"samples": 2, "limit": 4})
+    assert (run.wanted(4, FIRST), run.wanted(4, SECOND), run.count) == ((0,), (0, 1, 2), 2)
+    run.close()
     for lower in ({"samples": 1}, {"samples": 2, "limit": 3}):
-        with pytest.raises(StoreError, match="can be raised"):
-            Store(folder, SETTINGS | lower)
+        with pytest.raises(RunFolderError, match="can be raised"):
+            RunFolder(folder, SETTINGS | lower)
 
 
 def test_without_judgements_there_is_nothing_to_mix_with(folder):
-    Store(folder, SETTINGS).close()
-    store = Store(folder, SETTINGS | {"model_fingerprint": "b"})
-    store.add([said(1)])
-    assert json.loads((folder / RUN).read_text())["settings"]["model_fingerprint"] == "b"
-    store.close()
+    RunFolder(folder, SETTINGS).close()
+    run = RunFolder(folder, SETTINGS | {"model_fingerprint": "b"})
+    run.add([said(1)])
+    assert json.loads((folder / "run.json").read_text())["settings"]["model_fingerprint"] == "b"
+    run.close()
 
 
 def test_two_runs_in_one_folder_are_refused(folder):
-    store = Store(folder, SETTINGS)
-    with pytest.raises(StoreError, match="another run writes"):
-        Store(folder, SETTINGS)
-    store.close()
-    Store(folder, SETTINGS).close()
+    run = RunFolder(folder, SETTINGS)
+    with pytest.raises(RunFolderError, match="another run writes"):
+        RunFolder(folder, SETTINGS)
+    run.close()
+    RunFolder(folder, SETTINGS).close()
 
 
 @pytest.mark.parametrize(
@@ -162,36 +163,36 @@ def test_two_runs_in_one_folder_are_refused(folder):
     ],
 )
 def test_a_damaged_line_is_named(folder, line):
-    store = Store(folder, SETTINGS)
-    store.add([said(1)])
-    store.close()
-    with open(folder / JUDGEMENTS, "a") as file:
+    run = RunFolder(folder, SETTINGS)
+    run.add([said(1)])
+    run.close()
+    with open(folder / "judgements.jsonl", "a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(StoreError, match="line 2: not a judgement"):
-        Store(folder, SETTINGS)
+    with pytest.raises(RunFolderError, match="line 2: not a judgement"):
+        RunFolder(folder, SETTINGS)
 
 
 def test_judgements_of_which_nobody_says_what_they_are_are_refused(folder):
-    store = Store(folder, SETTINGS)
-    store.add([said(1)])
-    store.close()
-    (folder / RUN).unlink()
-    with pytest.raises(StoreError, match="does not say what they were made with"):
-        Store(folder, SETTINGS)
+    run = RunFolder(folder, SETTINGS)
+    run.add([said(1)])
+    run.close()
+    (folder / "run.json").unlink()
+    with pytest.raises(RunFolderError, match="does not say with which settings they were made"):
+        RunFolder(folder, SETTINGS)
 
 
 def test_on_a_full_disk_the_file_stays_as_it_was(folder, monkeypatch):
-    store = Store(folder, SETTINGS)
-    store.add([said(1)])
-    whole = (folder / JUDGEMENTS).read_bytes()
+    run = RunFolder(folder, SETTINGS)
+    run.add([said(1)])
+    whole = (folder / "judgements.jsonl").read_bytes()
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:20]))
     with pytest.raises(OSError, match="disk full"):
-        store.add([said(2)])
-    assert (folder / JUDGEMENTS).read_bytes() == whole
-    assert store.wanted(2, FIRST) == (0, 1, 2)
+        run.add([said(2)])
+    assert (folder / "judgements.jsonl").read_bytes() == whole
+    assert run.wanted(2, FIRST) == (0, 1, 2)
 
 
 def test_half_a_character_does_not_end_a_run(folder):
-    Store(folder, SETTINGS).add([said(1, text="a\ud800b")])
+    RunFolder(folder, SETTINGS).add([said(1, text="a\ud800b")])
     assert lines(folder)[0]["text"] == "a?b"

@@ -9,18 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1reward_verl.evaluation.metrics import (
-    FAILED,
-    OK,
-    TOO_LONG,
-    Cases,
-    Judged,
-    bootstrap_ci95,
-    compute_metrics,
-    reference_metrics,
-    reference_verdict,
-    resampled,
-)
+from r1reward_verl.evaluation.bootstrap import bootstrap_ci95, resampled
+from r1reward_verl.evaluation.metrics import compute_metrics, reference_metrics
+from r1reward_verl.evaluation.verdicts import FAILED, OK, TOO_LONG, Cases, Verdicts, reference_verdict
 
 BOTH, CHOSEN_FIRST, REJECTED_FIRST = (1, 2), (1,), (2,)
 
@@ -33,7 +24,7 @@ def judged(rows):
     arrays = [np.array(columns[i], np.int32) for i in (0, 4, 5)]
     small = [np.array(columns[i], np.int8) for i in (1, 2, 6, 7)]
     sampled = np.array(columns[3], np.int8).reshape(len(rows), -1)
-    return Judged(arrays[0], small[0], small[1], sampled, arrays[1], arrays[2], small[2], small[3])
+    return Verdicts(arrays[0], small[0], small[1], sampled, arrays[1], arrays[2], small[2], small[3])
 
 
 def shown(cases, orders):
@@ -411,7 +402,7 @@ def test_bad_arrays_are_refused():
         judged([(4, 2, 1), (4, 1, 1), (4, 2, 2)])
     good = judged([(0, 1, 1)])
     with pytest.raises(ValueError, match=r"tokens has the shape \(2,\) for 1 shown cases"):
-        Judged(**{**vars(good), "tokens": np.zeros(2, np.int32)})
+        Verdicts(**{**vars(good), "tokens": np.zeros(2, np.int32)})
     with pytest.raises(ValueError, match="unknown category 'z'; known: 'x', 'y'"):
         compute_metrics(judged([(0, 1, 1)]), Cases(["a"], ["z"]), categories=["x", "y"])
 
@@ -478,7 +469,7 @@ def test_a_hundred_thousand_cases_in_both_orders_take_seconds_and_little_memory(
     count = 100_000
     rng = np.random.default_rng(0)
     rows = 2 * count
-    said = Judged(
+    said = Verdicts(
         case=np.repeat(np.arange(count, dtype=np.int32), 2),
         label=np.tile(np.array([1, 2], np.int8), count),
         greedy=rng.integers(0, 3, rows).astype(np.int8),

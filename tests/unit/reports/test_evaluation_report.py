@@ -14,9 +14,10 @@ from factories import png, preference
 from pages import Page, check_stands_alone
 from r1reward_verl.cli import main
 from r1reward_verl.data.preference import SCHEMA, to_row
+from r1reward_verl.evaluation.folder import ORDERS, read_run
 from r1reward_verl.media import Media
 from r1reward_verl.reports.evaluation import load_runs, published_table, write_evaluation_report
-from r1reward_verl.reports.gallery import LABELS, GalleryIndex, choose_cases, index_judgements, make_gallery, read_cases
+from r1reward_verl.reports.gallery import GalleryIndex, choose_cases, index_judgements, make_gallery, read_cases
 from r1reward_verl.reports.published import PUBLISHED
 from run_folder import case, judged, judgement, picture, says, write_run
 
@@ -54,7 +55,7 @@ def run(tmp_path):
     for row, (first, second) in enumerate(verdicts, start=1):
         samples = [
             judgement(row, order, turning if (row, sample, order) == (6, 2, "chosen-first") else says(1), sample)
-            for order in LABELS
+            for order in ORDERS
             for sample in (1, 2)
         ]
         pairs.append((case(row, CATEGORIES[row % 3]), judged(row, first, second) + samples))
@@ -170,12 +171,12 @@ def test_kinds(tmp_path):
         ("absent", 1): {"wrong"},
     }
     pairs = [pair(row, *verdicts) for row, verdicts in enumerate(expected)]
-    index = index_judgements(write_pairs(tmp_path / "run", pairs))
+    index = index_judgements(read_run(write_pairs(tmp_path / "run", pairs)))
     assert {verdicts: {*index.kinds(row)} for row, verdicts in enumerate(expected)} == expected
 
 
 def test_a_case_corrects_itself_if_a_sample_does(run):
-    found = index_judgements(run)
+    found = index_judgements(read_run(run))
     assert found.kinds(6) == ("right", "self-correcting")
     assert (found.corrections, found.judgements) == (1, 36)
     ((*where, ((before, _), (turn, is_marked), (after, _))),) = found.excerpts
@@ -188,13 +189,13 @@ def test_what_failed_is_neither_right_nor_wrong_and_a_later_line_replaces_it(tmp
     failed = judgement(1, "rejected-first", "", status="failed", tokens=None)
     long = judgement(2, "rejected-first", "", status="too_long", tokens=None)
     run = write_pairs(tmp_path / "run", [(case(0), [failed, long]), *(pair(row, 1, "absent") for row in (1, 2, 3))])
-    found = index_judgements(run)
+    found = index_judgements(read_run(run))
     assert [found.kinds(row) for row in (1, 2, 3)] == [("right",), ("unparsable",), ("right",)]
     text = report(tmp_path, run).text
     assert "Worse response first: no judgement" in text
     assert "Worse response first: the prompt is too long for the model" in text
     append(run, judgement(1, "rejected-first", says(1)))
-    assert index_judgements(run).kinds(1) == ("wrong", "flipped")
+    assert index_judgements(read_run(run)).kinds(1) == ("wrong", "flipped")
 
 
 def append(run, line, end="\n"):
@@ -204,23 +205,23 @@ def append(run, line, end="\n"):
 
 def test_a_case_without_a_greedy_judgement_is_not_shown_yet(tmp_path):
     lines = [judgement(1, "chosen-first", "", status="failed"), judgement(1, "chosen-first", says(1, "Wait, no."), 1)]
-    lines += [*judged(2, 1, 2), *(judgement(2, order, says(1), 1) for order in LABELS)]
-    found = index_judgements(write_run(tmp_path / "run", [case(1), case(2)], lines, samples=1))
+    lines += [*judged(2, 1, 2), *(judgement(2, order, says(1), 1) for order in ORDERS)]
+    found = index_judgements(read_run(write_run(tmp_path / "run", [case(1), case(2)], lines, samples=1)))
     assert found.outcomes.keys() == {2}
     assert found.corrections == 1
 
 
 @pytest.mark.parametrize(
     ("damaged", "reason"),
-    [('{"row": 1, "ord', "not JSON"), ("[]", "instead of an object"), ('{"row": "1"}', "row '1'")],
+    [('{"row": 1, "ord', "not a judgement"), ("[]", "got `array`"), ('{"row": "1"}', "got `str`")],
 )
 def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(tmp_path, damaged, reason):
     run = write_pairs(tmp_path / "run", [pair(1, 1, 2)])
     append(run, damaged, end="")
-    assert index_judgements(run).judgements == 2
+    assert index_judgements(read_run(run)).judgements == 2
     append(run, "")
     with pytest.raises(ValueError, match=rf"judgements\.jsonl, line 3: .*{reason}"):
-        index_judgements(run)
+        index_judgements(read_run(run))
 
 
 # Which cases are shown
@@ -232,7 +233,7 @@ def states(right=0, correcting=0, wrong=0, flipped=0, unparsable=0):
     outcomes |= {"flipped": "right wrong", "unparsable": "none right"}
     counts = {"right": right, "correcting": correcting, "wrong": wrong, "flipped": flipped, "unparsable": unparsable}
     rows = [outcomes[kind].split() for kind, count in counts.items() for _ in range(count)]
-    found = {row: dict(zip(LABELS, pair, strict=True)) for row, pair in enumerate(rows, start=1)}
+    found = {row: dict(zip(ORDERS, pair, strict=True)) for row, pair in enumerate(rows, start=1)}
     return GalleryIndex(found, {*range(right + 1, right + correcting + 1)})
 
 
@@ -274,8 +275,8 @@ def test_the_page_says_the_rule_and_how_many_are_shown(run, tmp_path):
 
 
 def test_the_page_stays_small(run):
-    found = index_judgements(run)
-    cases = read_cases("tiny", run, choose_cases(found, 6), found)
+    found = index_judgements(read_run(run))
+    cases = read_cases("tiny", read_run(run), choose_cases(found, 6), found)
     whole = make_gallery(cases, 1 << 20)
     assert len(whole["cards"]) == 6
     part = make_gallery(cases, sum(map(len, whole["cards"])) // 2)

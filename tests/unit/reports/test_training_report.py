@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pages import Page, check_stands_alone
-from r1reward_verl.evaluation.metrics import Cases, Judged, compute_metrics
+from r1reward_verl.evaluation.metrics import compute_metrics
+from r1reward_verl.evaluation.verdicts import Cases, Verdicts
 from r1reward_verl.reports.page import text_table
 from r1reward_verl.reports.training import summary_note, summary_table, training_curves, write_training_report
 
@@ -21,7 +22,7 @@ def metrics(right_of_100, supported=1):
     case, label = np.repeat(np.arange(100), 2), np.tile([1, 2], 100)
     verdict = np.where(case < right_of_100, label, 3 - label) if supported is not None else 0 * label
     columns = (case, label, verdict, np.repeat(label[:, None], 5, axis=1), 40 + 0 * case, 100 + 0 * case)
-    judged = Judged(*columns, consistency=(supported or 0) + 0 * case, status=0 * case)
+    judged = Verdicts(*columns, consistency=(supported or 0) + 0 * case, status=0 * case)
     return compute_metrics(judged, Cases([str(i) for i in range(100)], ["all"] * 100))
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from r1reward_verl.evaluation.metrics import Cases, Judged, compute_metrics
+from r1reward_verl.evaluation.metrics import compute_metrics
+from r1reward_verl.evaluation.verdicts import Cases, Verdicts
 from r1reward_verl.rewards.validation import validation_metrics
 
 SAME = {
@@ -102,7 +103,7 @@ def test_one_judgement_a_row_gives_the_evaluations_figures(seed):
         def column(key, dtype, infos=infos):
             return np.array([int(info[key] or 0) for info in infos], dtype)
 
-        judged = Judged(
+        judged = Verdicts(
             case=column("pair_id", np.int32),
             label=column("label", np.int8),
             greedy=column("pred", np.int8),

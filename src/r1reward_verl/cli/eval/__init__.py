@@ -5,8 +5,8 @@ from r1reward_verl.cli.groups import command_group
 app = command_group(
     "Evaluate reward models: run a benchmark, compare runs, report.",
     {
-        "compare": "r1reward_verl.evaluation.compare",
+        "compare": "r1reward_verl.cli.eval.compare",
         "report": "r1reward_verl.cli.eval.report",
-        "run": "r1reward_verl.evaluation.run",
+        "run": "r1reward_verl.cli.eval.run",
     },
 )

@@ -1,0 +1,279 @@
+"""What a benchmark is: how its file becomes cases, and what is published about it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+from r1reward_verl.data.files import read_preferences
+from r1reward_verl.data.preference import Preference
+from r1reward_verl.data.readers import Row, RowError, read_rows
+from r1reward_verl.data.sources import Plain
+from r1reward_verl.evaluation.benchmarks.places import MediaFinder
+from r1reward_verl.media import Media
+from r1reward_verl.text import excerpt
+
+Average = Literal["micro", "macro"]
+
+FRAMES = 32
+"""Frames of a video, as in both projects' evaluation of MM-RLHF-RewardBench."""
+
+_PEEKED = 20
+
+
+class UnknownCategoryError(Exception):
+    """A category that the benchmark does not have: not one bad row, but another benchmark or another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A question of a benchmark with a better and a worse response.
+
+    Attributes:
+        row: its number in the file, as `read_rows` counts: its identity, since ids repeat.
+        id: as in the file; cases with the same id belong together (the same picture, in MM-RLHF-RewardBench also the
+            same question).
+        category: one of `Benchmark.categories`, if the benchmark has fixed ones.
+        reference_category: the category by the reference's rules.
+        question: without `<image>` and `<video>`.
+        chosen, rejected: the better response and the worse one.
+        images: pictures, their paths absolute.
+        video: None, or frames in time order. A path that is a folder stands for frames that are missing.
+    """
+
+    row: int
+    id: str
+    category: str
+    reference_category: str
+    question: str
+    chosen: str
+    rejected: str
+    images: tuple[Media, ...]
+    video: tuple[Media, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """How many cases a published state of a benchmark has.
+
+    Attributes:
+        name: which state.
+        cases: in all.
+        categories: by category; empty where nobody has published them.
+        ids: different ids, None where unknown.
+    """
+
+    name: str
+    cases: int
+    categories: Mapping[str, int] = field(default_factory=dict)
+    ids: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """An evaluation benchmark.
+
+    Attributes:
+        name: as on the command line.
+        categories: in the order of the paper's table (arXiv 2505.02835); empty where the file decides.
+        forms: columns of each form of its file.
+        read_row: makes a preference of a row of one of these forms, with the benchmark's category, and returns it
+            with the reference's category. None for files of preferences.
+        overall: how the benchmark itself averages over categories.
+        paper_overall: what the R1-Reward paper's table calls overall.
+        acc_plus: whether it counts ids of which every case is right, besides cases.
+        reference_digits: which digit of a text without an answer the reference reads (see `reference_verdict`).
+        releases: what is published of it.
+        prefixes: what its ids begin with, up to the first `_` or `-`; empty where that says nothing.
+        doubtful: beginning of ids -> what is doubtful about these cases.
+    """
+
+    name: str
+    categories: tuple[str, ...]
+    forms: tuple[tuple[str, ...], ...]
+    read_row: Callable[[Row], tuple[Preference, str]] | None = None
+    overall: Average = "micro"
+    paper_overall: Average = "micro"
+    acc_plus: bool = False
+    reference_digits: Literal["last", "first_line"] = "last"
+    releases: tuple[Release, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    doubtful: Mapping[str, str] = field(default_factory=dict)
+
+    def read(
+        self, path: str | os.PathLike[str], media_root: str | os.PathLike[str] | None = None, *, frames: int = FRAMES
+    ) -> Iterator[Case | RowError]:
+        """Yield the cases of a benchmark's file, and a `RowError` for each row that is not one.
+
+        Media are not opened. Relative and absolute paths are looked for below `media_root`, then below the folder of
+        the file, by the longest end of theirs that exists there. A missing one becomes the path it should have (see
+        `missing`).
+
+        Args:
+            path: in one of `forms`, of any format of `read_rows`.
+            media_root: folder of the media; None for that of the file, and in a preference file for absolute paths as
+                they are.
+            frames: largest number of frames of a video, taken evenly from the first to the last.
+
+        Raises:
+            FileNotFoundError, PermissionError: at once.
+            ValueError: at once: `media_root` is not a folder, no frames, or a file of another form; while reading: a
+                category that the benchmark does not have.
+        """
+        if frames < 1:
+            raise ValueError(f"frames is {frames}; at least 1 is needed")
+        # Preferences come from `r1reward data convert`, which wrote absolute paths.
+        finder = MediaFinder(path, media_root, keep_absolute=self.read_row is None and media_root is None)
+        self._check_form(path)
+        return self._cases(path, finder, frames)
+
+    def summary(self, ids: Sequence[str], categories: Sequence[str]) -> list[str]:
+        """Return lines that say how many cases there are, whether so many are published, and what is doubtful.
+
+        Args:
+            ids: of each case.
+            categories: of each case.
+        """
+        counts = Counter(categories)
+        by_category = {name: counts[name] for name in self.categories or sorted(counts)}
+        distinct = len(set(ids))
+        lines = [f"{self.name}: {_counted(len(ids), distinct, by_category)}"]
+        same = [
+            release
+            for release in self.releases
+            if len(ids) == release.cases and release.ids in (None, distinct) and release.categories in ({}, by_category)
+        ]
+        if same:
+            lines.append(f"as many as published: {same[0].name}")
+        elif self.releases:
+            lines += [
+                f"published: {_counted(release.cases, release.ids, release.categories)}, {release.name}"
+                for release in self.releases
+            ]
+            lines.append("these are other cases, so figures are not comparable with published ones")
+        unknown = [identity for identity in ids if self.prefixes and id_prefix(identity) not in self.prefixes]
+        if unknown:
+            known = ", ".join(self.prefixes)
+            lines.append(f"{len(unknown):,} ids, such as {excerpt(unknown[0])}, begin with none of {known}")
+        for beginning, doubt in self.doubtful.items():
+            if number := sum(identity.startswith(beginning) for identity in ids):
+                lines.append(f"{number:,} cases of {beginning}: {doubt}")
+        return lines
+
+    def _check_form(self, path: str | os.PathLike[str]) -> None:
+        rows = [item[1] for item in islice(read_rows(path), _PEEKED) if not isinstance(item, RowError)]
+        if not rows:
+            return
+        if not any(set(form) <= row.keys() for form in self.forms for row in rows):
+            wanted = " or ".join(f"({', '.join(form)})" for form in self.forms)
+            raise ValueError(
+                f"{os.fspath(path)}: not a file of {self.name}: it has the columns "
+                f"({', '.join(map(str, rows[0])) or 'none'}), and {wanted} are needed"
+            )
+        # A file of another benchmark can have the same columns, and then all of it would be "general".
+        if self.prefixes and not any(id_prefix(str(row.get("id"))) in self.prefixes for row in rows):
+            raise ValueError(
+                f"{os.fspath(path)}: not a file of {self.name}: its ids are such as {excerpt(rows[0].get('id'))}, and "
+                f"the benchmark's begin with {', '.join(self.prefixes)}"
+            )
+
+    def _cases(self, path: str | os.PathLike[str], finder: MediaFinder, frames: int) -> Iterator[Case | RowError]:
+        for item in self._preferences(path):
+            if isinstance(item, RowError):
+                yield item
+                continue
+            number, preference, reference_category = item
+            responses = preference.response_1, preference.response_2
+            chosen, rejected = responses if preference.label == 1 else reversed(responses)
+            try:
+                case = Case(
+                    row=number,
+                    id=preference.id,
+                    category=preference.category,
+                    reference_category=reference_category,
+                    question=preference.question,
+                    chosen=chosen,
+                    rejected=rejected,
+                    images=tuple(map(finder.media, preference.images)),
+                    video=None if preference.video is None else finder.frames(preference.video, frames),
+                )
+            except ValueError as error:
+                yield RowError(number, str(error))
+            else:
+                yield case
+
+    def _preferences(self, path: str | os.PathLike[str]) -> Iterator[tuple[int, Preference, str] | RowError]:
+        if self.read_row is None:
+            for one in read_preferences(path):
+                yield one if isinstance(one, RowError) else (*one, one[1].category)
+            return
+        for item in read_rows(path):
+            if isinstance(item, RowError):
+                yield item
+                continue
+            number, row = item
+            try:
+                yield number, *self.read_row(row)
+            except UnknownCategoryError as error:
+                raise ValueError(f"{os.fspath(path)}:{number}: {self.name}: {error}") from None
+            except ValueError as error:
+                yield RowError(number, str(error), excerpt(row))
+
+
+def missing(cases: Iterable[Case]) -> dict[str, list[int]]:
+    """Return the media files that do not exist: path -> rows of the cases that need it, in their order."""
+    rows: dict[str, list[int]] = {}
+    for case in cases:
+        for media in (*case.images, *(case.video or ())):
+            if media.path is not None and not os.path.isfile(media.path):
+                rows.setdefault(media.path, []).append(case.row)
+    return rows
+
+
+def make_preference(row: Row, category: str, **columns: str) -> Preference:
+    """Return the preference in some columns of a row; no other column has an effect.
+
+    Args:
+        row: of a benchmark's file.
+        category: of the preference.
+        columns: field ("question", "chosen", "rejected", "id", and "image" or "video") -> column.
+
+    Raises:
+        ValueError: a column is missing, or a value cannot be used.
+    """
+    if absent := [column for column in columns.values() if column not in row]:
+        raise ValueError(f"no column {absent[0]!r} (there are: {', '.join(map(str, row)) or 'none'})")
+    values = {column: row[column] for column in columns.values()}
+    (preference,) = Plain(columns).read({**values, "category": category}, 0)
+    if not preference.images and preference.video is None:
+        column = columns.get("image") or columns["video"]
+        raise ValueError(f"{column} is {excerpt(row[column])}; a picture or video is needed")
+    return preference
+
+
+def required_text(row: Row, name: str) -> str:
+    """Return a column that must hold a text.
+
+    Raises:
+        ValueError: it holds something else, or nothing.
+    """
+    value = row.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is {excerpt(value)}; a text that is not empty is needed")
+    return value
+
+
+def id_prefix(identity: str) -> str:
+    """Return an id up to its first `_` or `-`."""
+    return re.split("[_-]", identity, maxsplit=1)[0]
+
+
+def _counted(cases: int, ids: int | None, categories: Mapping[str, int]) -> str:
+    of_ids = "" if ids is None else f" of {ids:,} ids"
+    listed = ", ".join(f"{name} {count:,}" for name, count in categories.items())
+    return f"{cases:,} cases{of_ids}{f' ({listed})' if listed else ''}"
