@@ -104,6 +104,7 @@ def test_help_answers_at_once():
         ("da", ["data"]),
         ("data ", COMMANDS["data"]),
         ("toy teacher --s", ["--seed", "--slip"]),
+        ("demo --judge p", ["pool"]),
     ],
 )
 def test_the_shell_completes(line: str, completions: list[str]):

@@ -78,11 +78,11 @@ def build(
         ValueError: `out` holds something else.
         JudgeNotLearned: the judge did not learn; the world is then as it was before.
     """
-    folder = Path(out)
-    card = {"seed": seed, "template": template, **msgspec.structs.asdict(sizes or Sizes())}
+    folder, sizes = Path(out), sizes or Sizes()
+    card = {"seed": seed, "template": template, **msgspec.structs.asdict(sizes)}
     if not folder.exists() or not any(folder.iterdir()):
         with replaced_folder(folder) as partial:
-            _write_world(partial, sizes or Sizes(), seed, template)
+            _write_world(partial, sizes, seed, template)
             write_json(partial / "world.json", card)
             if judge:
                 _add_judge(partial, card)
