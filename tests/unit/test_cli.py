@@ -163,7 +163,7 @@ def test_a_signal_ends_it_without_leftovers(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in errors
-    assert errors.endswith("interrupted; finished work is kept, and the same command resumes it\n")
+    assert errors.endswith("interrupted; the same command resumes from what is finished\n")
     assert {path.name for path in tmp_path.iterdir()} == kept
     assert not [*tmp_path.rglob("*.partial"), *tmp_path.rglob(".toy.*")]
     assert working_in(tmp_path) == []

@@ -96,7 +96,7 @@ def _run(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; finished work is kept, and the same command resumes it", file=sys.stderr)
+        print("interrupted; the same command resumes from what is finished", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
