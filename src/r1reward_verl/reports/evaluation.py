@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,7 +142,7 @@ class LoadedRun:
     Attributes:
         name: of the folder, unique in a report.
         saved: the folder.
-        settings: `run.json`, flat: "part.name" -> value.
+        settings: all that `run.json` says.
         figures: `metrics.json`.
         index: of its judgements.
     """
@@ -156,23 +156,13 @@ class LoadedRun:
     @property
     def benchmark(self) -> str:
         """The name of its benchmark."""
-        return printable(str(self.setting("benchmark"))) or "unknown benchmark"
+        return printable(str(self.settings.get("benchmark"))) or "unknown benchmark"
 
     @property
     def corrections(self) -> str:
         """How many of its judgements correct themselves."""
         share = percent(self.index.corrections / max(self.index.judgements, 1), unit="%")
         return f"{self.index.corrections:,} of {self.index.judgements:,} ({share})"
-
-    @property
-    def settings_table(self) -> Table:
-        """All that `run.json` says."""
-        rows = [[name, str(value)[:1000]] for name, value in self.settings.items()]
-        return Table(["Setting", "Value"], rows, words=True)
-
-    def setting(self, name: str) -> Any:
-        """Return a value of `run.json`, whichever part of it holds it, or None."""
-        return next((value for key, value in self.settings.items() if key.split(".")[-1] == name), None)
 
 
 def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
@@ -182,24 +172,14 @@ def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
         ValueError: a folder without the files of a finished run, or with a damaged one; a folder given twice.
         OSError: a file cannot be read.
     """
-    saved = {folder.resolve(): read_run(folder, finished=True) for folder in folders}
     runs = []
     for name, folder in short_names([folder.resolve() for folder in folders], lambda folder: folder.name).items():
-        one = saved[folder]
-        settings, metrics = dict(_flat({"settings": one.settings, "about": one.about})), one.metrics()
-        run = LoadedRun(printable(name), one, settings, Figures(metrics), index_judgements(one))
-        metrics |= {name: run.setting(name) for name in ("tokens_per_second", "resized_pictures")}
-        metrics["any_correct"] = (run.figures.part("voting").numbers("any_correct") or [None])[-1]
-        runs.append(run)
+        saved = read_run(folder, finished=True)
+        settings, figures = {**saved.about, **saved.settings}, saved.metrics()
+        figures |= {name: settings.get(name) for name in ("tokens_per_second", "resized_pictures")}
+        figures["any_correct"] = (Figures(figures).part("voting").numbers("any_correct") or [None])[-1]
+        runs.append(LoadedRun(printable(name), saved, settings, Figures(figures), index_judgements(saved)))
     return runs
-
-
-def _flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def runs_table(runs: Sequence[LoadedRun]) -> Table:
@@ -208,8 +188,8 @@ def runs_table(runs: Sequence[LoadedRun]) -> Table:
     for run in runs:
         left = run.figures.number("failed")
         state = f"incomplete: {left:,.0f} not judged" if left else "complete"
-        model = run.setting("model") or run.setting("model_fingerprint") or UNKNOWN
-        rows.append([run.name, run.benchmark, str(model)[:200], str(run.setting("order") or UNKNOWN), state])
+        model = run.settings.get("model") or run.settings.get("model_fingerprint") or UNKNOWN
+        rows.append([run.name, run.benchmark, str(model)[:200], str(run.settings.get("order") or UNKNOWN), state])
     return Table(["Run", "Benchmark", "Model", "Order", "State"], rows, words=True)
 
 
@@ -362,7 +342,7 @@ def _gallery(runs: Sequence[LoadedRun], count: int) -> dict[str, Any]:
         rows = choose_cases(run.index, -(-left // (len(runs) - place)))
         left -= len(rows)
         cases = read_cases(run.name, run.saved, rows, run.index)
-        find_inline_media(cases, run.benchmark, run.setting("data"), run.setting("media"))
+        find_inline_media(cases, run.benchmark, run.settings.get("data"), run.settings.get("media"))
         by_run.append(cases)
     cases = tqdm(take_turns(*by_run), desc="gallery", unit=" cases", disable=None, leave=False)
     gallery = make_gallery(cases, _GALLERY_SIZE)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from r1reward_verl.data.statistics import Lengths
-from r1reward_verl.engines.base import Judgement
+from r1reward_verl.engines.base import GREEDY, Judgement
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case
 from r1reward_verl.evaluation.folder import ORDERS, SavedRun
 from r1reward_verl.evaluation.reflection import corrections
@@ -84,7 +84,7 @@ def index_judgements(run: SavedRun) -> GalleryIndex:
         if one.status == "failed":
             continue
         text = one.text
-        if one.sample == 0:
+        if one.sample == GREEDY:
             index.outcomes.setdefault(one.row, {})[one.order] = _outcome(text, one.order)
             if one.tokens is not None:
                 index.lengths.add(max(one.tokens, 0))
@@ -105,10 +105,6 @@ def index_judgements(run: SavedRun) -> GalleryIndex:
 def _outcome(text: str, order: str) -> Outcome:
     choice = parse(text).choice
     return "none" if choice is None else "right" if choice == ORDERS[order] else "wrong"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def choose_cases(index: GalleryIndex, count: int, seed: int = 0) -> list[int]:
@@ -143,7 +139,7 @@ class GalleryCase:
         media: its pictures and frames, "inline" where they are in the run's data file.
         greedy: order -> the greedy judgement.
         votes: order -> the outcomes of its samples.
-        sample: the first sample that corrects itself: order, number, text.
+        sample: the first sample that corrects itself.
     """
 
     run: str
@@ -153,11 +149,12 @@ class GalleryCase:
     media: Any = None
     greedy: dict[str, Judgement] = field(default_factory=dict)
     votes: dict[str, Counter[Outcome]] = field(default_factory=dict)
-    sample: tuple[str, int, str] | None = None
+    sample: Judgement | None = None
 
     def text(self, name: str) -> str:
         """Return a text of the case, "" if it has none."""
-        return _text(self.case.get(name))
+        text = self.case.get(name)
+        return text if isinstance(text, str) else ""
 
     @property
     def category(self) -> str:
@@ -177,15 +174,14 @@ class GalleryCase:
         """The greedy judgement of each order, with the votes of its samples."""
         for order in ORDERS:
             if order in self.greedy or order in self.votes:
-                missing = Judgement(self.row, order, 0, status="failed", error="not judged yet")
+                missing = Judgement(self.row, order, GREEDY, status="failed", error="not judged yet")
                 one = self.greedy.get(order, missing)
                 text = one.text if one.status == "ok" else ""
-                verdict = parse(text)
                 yield {
                     "title": TITLES[order],
                     "status": one.status,
                     "outcome": _outcome(text, order),
-                    "verdict": verdict,
+                    "verdict": parse(text),
                     "parts": marked(text),
                     "error": one.error,
                     "votes": self.votes.get(order),
@@ -196,8 +192,8 @@ class GalleryCase:
         """The sample that corrects itself, where no greedy judgement does."""
         if self.sample is None or any(corrections(one.text) for one in self.greedy.values()):
             return None
-        order, number, text = self.sample
-        return {"title": f"Sample {number}, {TITLES[order].lower()}, corrects itself", "parts": marked(text)}
+        title = f"Sample {self.sample.sample}, {TITLES[self.sample.order].lower()}, corrects itself"
+        return {"title": title, "parts": marked(self.sample.text)}
 
 
 def marked(text: str) -> MarkedText:
@@ -226,12 +222,12 @@ def read_cases(name: str, run: SavedRun, rows: Sequence[int], index: GalleryInde
         if judgement.row not in wanted:
             continue
         one, order, text = wanted[judgement.row], judgement.order, judgement.text
-        if judgement.sample == 0:
+        if judgement.sample == GREEDY:
             one.greedy[order] = judgement
         elif judgement.status != "failed":
             one.votes.setdefault(order, Counter())[_outcome(text, order)] += 1
             if one.sample is None and corrections(text):
-                one.sample = (order, judgement.sample, text)
+                one.sample = judgement
     return [*wanted.values()]
 
 
