@@ -119,14 +119,15 @@ def _field_row(cls: type[Settings], field: msgspec.structs.FieldInfo) -> str:
 
 def _type(hint: Any) -> str:
     if get_origin(hint) is Literal:
-        return " | ".join(map(repr, get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+        return " or ".join(map(repr, get_args(hint)))
+    name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+    return name.replace(" | ", " or ").replace("NoneType", "None")
 
 
 def _value(value: Any) -> str:
-    if value is None or value in ((), [], "") or callable(value):
+    if value is None or value in ((), [], {}, ""):
         return ""
-    return f"`{value}`"
+    return "a text" if "\n" in str(value) else f"`{value}`"
 
 
 def _cell(text: str) -> str:
