@@ -1,8 +1,8 @@
 """From the rows of public preference data sets to preferences: one reader for each, and the door for one's own.
 
-Where the field names were found stands at each source and in `docs/data-sources.md`. No data file of the data sets
-themselves was at hand when these were written: [code] means that the project's own code reads the field so, [card]
-that its dataset card says so, [report] that others report so, [inferred] that nobody says so.
+Where the field names were found stands at each source and in `docs/reference/data-sources.md`. No data file of the
+data sets themselves was at hand when these were written: [code] means that the project's own code reads the field so,
+[card] that its dataset card says so, [report] that others report so, [inferred] that nobody says so.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A new benchmark is a module here that holds a `BENCHMARK`, and a line in the list below. What differs between a
 benchmark's own rules and those of the reference (github.com/yfzhang114/r1_reward at 3693413, `get_acc.py` and
-`1_get_accuracy.py` below `inference`) stands in `docs/evaluation.md`.
+`1_get_accuracy.py` below `inference`) stands in `docs/reference/benchmarks.md`.
 """
 
 from r1reward_verl.evaluation.benchmarks import (
