@@ -264,7 +264,8 @@ def plot_categories(runs: Sequence[LoadedRun]) -> Figure:
     shares = [[figures.number("accuracy") for figures in found] for found in by_run]
     plots.draw_bars(axes, [*categories], shares, [[figures.interval("ci95") for figures in found] for found in by_run])
     plots.draw_chance(axes)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     plots.draw_legend(figure, [run.name for run in runs])
     return figure
 
