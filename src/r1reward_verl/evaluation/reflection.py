@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from r1reward_verl.rewards.conclusions import conclusion
 
@@ -121,25 +119,3 @@ def corrections(text: str) -> list[tuple[int, int]]:
 def _turns(text: str, start: int, end: int) -> bool:
     before, after = conclusion(text[max(0, start - _BEFORE) : start]), conclusion(text[start:end])
     return {before, after} == {1, 2}
-
-
-def count_reflections(texts: Iterable[str]) -> dict[str, Any]:
-    """Count the judgements that correct themselves.
-
-    Returns:
-        `judgements`; `self_correcting`, how many of them have a reflection, and their `share` (None without any);
-        `by_rule`: rule -> judgements to which it applies.
-    """
-    judgements = correcting = 0
-    rules: Counter[str] = Counter(dict.fromkeys(_RULES, 0))
-    for text in texts:
-        found = {reflection.rule for reflection in find_reflections(text)}
-        judgements += 1
-        correcting += bool(found)
-        rules.update(found)
-    return {
-        "judgements": judgements,
-        "self_correcting": correcting,
-        "share": correcting / judgements if judgements else None,
-        "by_rule": dict(rules),
-    }

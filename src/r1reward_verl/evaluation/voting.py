@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-def majority_at_k(right: ArrayLike, wrong: ArrayLike, samples: int) -> NDArray[np.float64]:
-    """Return the expected credit of the majority of k samples.
+def voting_curve(right: ArrayLike, wrong: ArrayLike, samples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the credit of the majority of k samples, and the chance that any of k is right, for k = 1 to K.
+
+    Time and memory beyond the counts do not grow with the cases: those with the same counts are taken together.
 
     Args:
         right: (N,) how many of the samples of each case are right.
@@ -27,55 +29,31 @@ def majority_at_k(right: ArrayLike, wrong: ArrayLike, samples: int) -> NDArray[n
         samples: K, up to some hundreds.
 
     Returns:
-        (N, K); column k - 1 belongs to k votes.
+        Means over all cases, (K,) each.
 
     Raises:
-        ValueError: counts that are negative or more than the samples.
+        ValueError: no cases, or counts that are negative or more than the samples.
     """
-    pairs, place = _pairs(right, wrong, samples)
-    return _majority(*pairs, samples)[place]
-
-
-def any_correct_at_k(right: ArrayLike, samples: int) -> NDArray[np.float64]:
-    """Return the probability that at least one of k samples is right, in the form of `majority_at_k`."""
-    (right, _), place = _pairs(right, np.zeros_like(right), samples)
-    return _any_correct(right, samples)[place]
-
-
-def voting_curve(right: ArrayLike, wrong: ArrayLike, samples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the means over all cases of `majority_at_k` and of `any_correct_at_k`, (K,) each.
-
-    Time and memory beyond the counts do not grow with the cases: those with the same counts are taken together.
-
-    Raises:
-        ValueError: no cases, or counts as in `majority_at_k`.
-    """
-    pairs, place = _pairs(right, wrong, samples)
-    if not len(place):
+    right, wrong = np.asarray(right, np.int64), np.asarray(wrong, np.int64)
+    if not len(right):
         raise ValueError("no cases to vote on")
-    share = np.bincount(place) / len(place)
-    return share @ _majority(*pairs, samples), share @ _any_correct(pairs[0], samples)
+    bad = np.flatnonzero((right < 0) | (wrong < 0) | (right + wrong > samples))
+    if len(bad):
+        raise ValueError(
+            f"case {bad[0]} has {right[bad[0]]} right and {wrong[bad[0]]} wrong of {samples} samples: impossible"
+        )
+    codes, counts = np.unique(right * (samples + 1) + wrong, return_counts=True)  # at most (K + 1)(K + 2) / 2
+    right, wrong = codes // (samples + 1), codes % (samples + 1)
+    share = counts / counts.sum()
+    choose = _binomials(samples)
+    any_correct = 1.0 - choose[samples - right, 1:] / choose[samples, 1:]
+    return share @ _majority(right, wrong, samples), share @ any_correct
 
 
 def majority(right: ArrayLike, wrong: ArrayLike) -> NDArray[np.float64]:
     """Return the credit of the majority of all votes: 1, 0, or 0.5 for a tie; 0 where nobody votes. (N,)."""
     right, wrong = np.asarray(right), np.asarray(wrong)
     return np.where(right == wrong, 0.5 * (right > 0), right > wrong)
-
-
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
-
-
-def _pairs(right: ArrayLike, wrong: ArrayLike, samples: int) -> tuple[Pairs, NDArray[np.int64]]:
-    """Return the different pairs of counts, at most (K + 1)(K + 2) / 2, and which of them each case has."""
-    right, wrong = np.asarray(right, np.int64), np.asarray(wrong, np.int64)
-    bad = np.flatnonzero((right < 0) | (wrong < 0) | (right + wrong > samples))
-    if len(bad):
-        raise ValueError(
-            f"case {bad[0]} has {right[bad[0]]} right and {wrong[bad[0]]} wrong of {samples} samples: impossible"
-        )
-    codes, place = np.unique(right * (samples + 1) + wrong, return_inverse=True)
-    return (codes // (samples + 1), codes % (samples + 1)), place
 
 
 @lru_cache(maxsize=8)
@@ -96,8 +74,3 @@ def _majority(right: NDArray[np.int64], wrong: NDArray[np.int64], samples: int) 
     for k in range(1, samples + 1):
         credit[:, k - 1] = (voting[:, : k + 1] * of_others[:, k::-1]).sum(axis=1) / choose[samples, k]
     return credit
-
-
-def _any_correct(right: NDArray[np.int64], samples: int) -> NDArray[np.float64]:
-    choose = _binomials(samples)
-    return 1.0 - choose[samples - right, 1:] / choose[samples, 1:]

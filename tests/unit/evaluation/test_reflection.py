@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from r1reward_verl.evaluation.reflection import count_reflections, find_reflections
+from r1reward_verl.evaluation.reflection import find_reflections
 
 CORRECTS_ITSELF = [
     # wait
@@ -109,17 +109,6 @@ def test_case_does_not_matter():
 def test_several_in_one_judgement_are_all_returned_in_order():
     text = "Response 1 it is. Wait, it is red. Let me re-check. I was wrong."
     assert [text[start:end] for start, end, _ in find_reflections(text)] == ["Wait,", "Let me re-check", "I was wrong"]
-
-
-def test_counts_judgements_not_places():
-    texts = ["Wait, no. Wait, yes. Let me re-check.", "On second thought, no.", "Response 1 is better."]
-    assert count_reflections(iter(texts)) == {
-        "judgements": 3,
-        "self_correcting": 2,
-        "share": 2 / 3,
-        "by_rule": {"wait": 1, "look again": 1, "second thought": 1, "admission": 0, "actually": 0},
-    }
-    assert count_reflections([])["share"] is None
 
 
 @pytest.mark.parametrize(
