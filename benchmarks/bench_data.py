@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pyarrow import parquet
 
-from r1reward_verl.data.convert import convert
+from r1reward_verl.data.convert import ConvertSettings, convert
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.data.sources import Plain
@@ -74,7 +74,9 @@ def rows(count: int) -> Iterator[str]:
 def converted(source: Path, out: Path, near_duplicates: float | None) -> Run:
     """Convert a file in this process."""
     start = time.process_time()
-    counts = convert(Plain(), [source], out, check_media=False, near_duplicates=near_duplicates, progress=False)
+    counts = convert(
+        Plain(), [source], out, ConvertSettings(check_media=False, near_duplicates=near_duplicates), progress=False
+    )
     taken = time.process_time() - start
     status = Path("/proc/self/status").read_text()
     peak = re.search(r"VmHWM:\s*(\d+) kB", status)

@@ -12,21 +12,31 @@ A settings class checks its own values; the command line and the documentation a
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 
-def setting(description: str, *, flag: str | None = None, metavar: str | None = None, **bounds: Any) -> msgspec.Meta:
+def setting(
+    description: str,
+    *,
+    flag: str | None = None,
+    metavar: str | None = None,
+    parser: Callable[[str], Any] | None = None,
+    **bounds: Any,
+) -> msgspec.Meta:
     """Describe a field of a `Settings` class.
 
     Args:
         description: what the setting is: a noun phrase or an imperative, with its unit.
         flag: name of the command-line option if it is not that of the field, such as "--url" for `urls`.
         metavar: placeholder of the value in the help text.
+        parser: reads the value from the command line, and raises ValueError for one that it cannot read.
         bounds: `ge`, `gt`, `le`, `lt`, `min_length` (see `msgspec.Meta`).
     """
-    return msgspec.Meta(description=description, extra={"flag": flag, "metavar": metavar}, **bounds)
+    return msgspec.Meta(description=description, extra={"flag": flag, "metavar": metavar, "parser": parser}, **bounds)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
+            value = _path_as_text(getattr(self, name))
+            msgspec.structs.force_setattr(self, name, value)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name.replace('_', '-')} is {value!r}: Expected a finite number")
             if value is None and type(None) in get_args(_type_of(hint)):
@@ -47,6 +58,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 msgspec.convert(value, _without_none(hint))
             except msgspec.ValidationError as error:
                 raise ValueError(f"{name.replace('_', '-')} is {value!r}: {error}") from None
+
+
+def _path_as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_path_as_text(one) for one in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _type_of(hint: Any) -> Any:

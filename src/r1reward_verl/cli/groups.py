@@ -112,7 +112,22 @@ def _parameter(field: msgspec.structs.FieldInfo, settings: type[Settings]) -> in
     if default is msgspec.NODEFAULT:
         default = inspect.Parameter.empty if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     name = extra.get("flag") or "--" + field.name.replace("_", "-")
-    option = typer.Option(name, help=meta.description, metavar=extra.get("metavar"))
+    parser = _as_typer_parser(extra["parser"]) if extra.get("parser") else None
+    option = typer.Option(name, help=meta.description, metavar=extra.get("metavar"), parser=parser)
+    if parser is not None:
+        hint = list[Any] if get_origin(hint) is list else Any  # typer takes a type or a parser
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option]
     )
+
+
+def _as_typer_parser(parser: Callable[[str], Any]) -> Callable[[Any], Any]:
+    def parse(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text  # a default
+        try:
+            return parser(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse

@@ -1,4 +1,4 @@
-"""`r1reward data convert SOURCE IN... OUT`: from the files of a data set to one file of preferences.
+"""Conversion: from the files of a data set to one file of preferences.
 
 OUT                  parquet in the columns of `preference.SCHEMA`
 OUT.card.json        what stands in it, and what became of every row that was read
@@ -10,11 +10,9 @@ OUT and its card appear when all of it is written; the rejects stay also where t
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
-import sys
 import time
 import warnings
 from collections import Counter, deque
@@ -23,14 +21,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from r1reward_verl.data.duplicates import NearDuplicates, Seen, content, digest
 from r1reward_verl.data.exclusion import Benchmarks
-from r1reward_verl.data.media_folder import MediaFolder, MediaSettler, NoMediaRoot
-from r1reward_verl.data.preference import Preference, place, to_row
+from r1reward_verl.data.media_folder import MediaFolder, MediaSettler
+from r1reward_verl.data.preference import SCHEMA, Preference, place, to_row
 from r1reward_verl.data.readers import RowError, read_rows
-from r1reward_verl.data.sources import Skipped, Source, load_source, source_names
+from r1reward_verl.data.sources import Skipped, Source
+from r1reward_verl.errors import R1RewardError
+from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import ParquetOutput, Rejects
 from r1reward_verl.text import excerpt
 
@@ -38,7 +40,7 @@ _THREADS = 8
 _CLASSES = 1_000  # kinds of reasons, categories and sources that are counted apart
 _OTHERS = "(others)"
 
-# Values as `shown` and other messages write them; what is left of a reason is its class.
+# Values as `excerpt` and other messages write them; what is left of a reason is its class.
 _VALUE = re.compile(
     r"""(?<!\w)b?'(?:[^'\\]|\\.)*'(?!\w) | (?<!\w)b?"(?:[^"\\]|\\.)*"(?!\w) | \[.*\] | \{.*\} |
     \\x[0-9a-f]{2} | \b(?:None|True|False|nan)\b | (?<![\w.])-?\d[\w.,]*(?<![.,])""",
@@ -46,16 +48,16 @@ _VALUE = re.compile(
 )
 
 
-class ConversionError(RuntimeError):
+class ConversionError(R1RewardError):
     """Too little of the input could be converted; what became of it is in `report`."""
 
-    def __init__(self, message: str, report: Report) -> None:
+    def __init__(self, message: str, report: ConversionReport) -> None:
         super().__init__(message)
         self.report = report
 
 
 @dataclass
-class Report:
+class ConversionReport:
     """What became of the rows of a run, and what was written.
 
     Attributes:
@@ -244,21 +246,54 @@ class _Progress:
         self.bar.close()
 
 
+class ConvertSettings(Settings, frozen=True, kw_only=True):
+    """How a data set is converted."""
+
+    media_root: Annotated[
+        str | None,
+        setting(
+            "Folder below which the paths in the data are meant. Checked paths become absolute.",
+            flag="--media",
+            metavar="ROOT",
+        ),
+    ] = None
+    check_media: Annotated[
+        bool,
+        setting(
+            "Open and hash each file. Otherwise paths stay as they are, and videos are not sampled.",
+            flag="--check-media/--no-check-media",
+        ),
+    ] = True
+    inline: Annotated[bool, setting("Write the pictures into OUT instead of their paths.")] = False
+    frames: Annotated[int, setting("Largest number of frames of a video, evenly sampled.", metavar="N", ge=1)] = 32
+    seed: Annotated[int, setting("Seed of which response comes first. Preferences with a trace keep their order.")] = 0
+    exclude: Annotated[
+        list[str],
+        setting(
+            "Benchmark file whose questions and pictures are left out. Repeat it for several.", metavar="BENCHMARK_FILE"
+        ),
+    ] = msgspec.field(default_factory=list)
+    near_duplicates: Annotated[
+        float | None,
+        setting(
+            "Also drop preferences with the same media as an earlier one and nearly the same texts: from this Jaccard "
+            "similarity on, 0.5 to 1, for example 0.9. Takes about 1 kB a row, and half a second for 1,000 rows.",
+            metavar="THRESHOLD",
+        ),
+    ] = None
+    max_rejects: Annotated[
+        float, setting("Largest share of rows that may be rejected.", metavar="SHARE", ge=0, le=1)
+    ] = 0.05
+
+
 def convert(
     source: Source,
     inputs: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
+    settings: ConvertSettings | None = None,
     *,
-    media_root: str | os.PathLike[str] | None = None,
-    check_media: bool = True,
-    inline: bool = False,
-    frames: int = 32,
-    seed: int = 0,
-    exclude: Sequence[str | os.PathLike[str]] = (),
-    near_duplicates: float | None = None,
-    max_rejects: float = 0.05,
     progress: bool | None = None,
-) -> Report:
+) -> ConversionReport:
     """Write the preferences in the files of a source to one parquet file, whole or not at all.
 
     Args:
@@ -266,15 +301,7 @@ def convert(
         inputs: files as `read_rows` reads them.
         out: parquet file to write, in the order of the input; one that is there is replaced at the end. Files of
             other names beside it: see above.
-        media_root: folder below which the paths in the data are meant. Checked paths become absolute.
-        check_media: open and hash each file. Else paths stay as they are, and videos are not sampled.
-        inline: write the content of pictures into the parquet file (of those named by a path if they are checked).
-        frames: at most so many of a video, evenly sampled.
-        seed: of the order of the two responses (see `place`). Preferences with a trace keep theirs.
-        exclude: benchmark files (see `Benchmarks`).
-        near_duplicates: similarity from which on a preference counts as a near-duplicate of an earlier one (see
-            `NearDuplicates`); None does not look for them.
-        max_rejects: greatest share of rows that may be rejected.
+        settings: how; None for the defaults.
         progress: whether to show a bar; None for on terminals only.
 
     Returns:
@@ -288,18 +315,20 @@ def convert(
     """
     from PIL import Image
 
-    from r1reward_verl.data.preference import SCHEMA
-
+    settings = settings or ConvertSettings()
     out = Path(out)
     names = [os.fspath(path) for path in inputs]
-    _check_arguments(names, out, frames, max_rejects)
+    _check_arguments(names, out)
     readers = [read_rows(path) for path in names]
     settler = MediaSettler(
-        media_root, None if inline else MediaFolder(out.with_name(f"{out.name}.media")), frames, check_media
+        settings.media_root,
+        None if settings.inline else MediaFolder(out.with_name(f"{out.name}.media")),
+        settings.frames,
+        settings.check_media,
     )
-    near = None if near_duplicates is None else NearDuplicates(near_duplicates)
-    benchmarks = Benchmarks(exclude, media_root) if exclude else None
-    report = Report(benchmark_rows=benchmarks.rows if benchmarks else {})
+    near = None if settings.near_duplicates is None else NearDuplicates(settings.near_duplicates)
+    benchmarks = Benchmarks(settings.exclude, settings.media_root) if settings.exclude else None
+    report = ConversionReport(benchmark_rows=benchmarks.rows if benchmarks else {})
     out.parent.mkdir(parents=True, exist_ok=True)
     card = out.with_name(f"{out.name}.card.json")
     card_partial = out.with_name(f"{card.name}.partial")
@@ -333,26 +362,17 @@ def convert(
             benchmarks,
             near,
             names,
-            seed,
+            settings.seed,
         )
         for row in _settled(rows(), settler, pool):
             accept(row)
         bar.finish()
         rejects.close()
-        _check_report(report, max_rejects, rejects.path)
+        _check_report(report, settings.max_rejects, rejects.path)
         output.finish()
-        settings = {
-            "source": source.name,
-            "inputs": names,
-            "media_root": None if media_root is None else os.path.abspath(media_root),
-            "check_media": check_media,
-            "inline": inline,
-            "frames": frames,
-            "seed": seed,
-            "near_duplicates": near_duplicates,
-            "max_rejects": max_rejects,
-        }
-        text = json.dumps({**settings, **vars(report)}, indent=2, ensure_ascii=False) + "\n"
+        about = {"source": source.name, "inputs": names, **msgspec.structs.asdict(settings)}
+        about["media_root"] = None if settings.media_root is None else os.path.abspath(settings.media_root)
+        text = json.dumps({**about, **vars(report)}, indent=2, ensure_ascii=False) + "\n"
         card_partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         if settler.store is not None:
             settler.store.commit()
@@ -361,7 +381,7 @@ def convert(
     return report
 
 
-def _check_arguments(inputs: Sequence[str], out: Path, frames: int, max_rejects: float) -> None:
+def _check_arguments(inputs: Sequence[str], out: Path) -> None:
     if out.suffix != ".parquet":
         raise ValueError(f"the output {str(out)!r} does not end in .parquet")
     if out.is_dir():
@@ -373,13 +393,9 @@ def _check_arguments(inputs: Sequence[str], out: Path, frames: int, max_rejects:
         raise ValueError(f"{str(out)!r} is input and output at the same time")
     if twice := [path for path, times in Counter(real).items() if times > 1]:
         raise ValueError(f"the input {twice[0]!r} is given twice")
-    if frames < 1:
-        raise ValueError(f"{frames} frames cannot be sampled from a video")
-    if not 0 <= max_rejects <= 1:
-        raise ValueError(f"the greatest share of rejects is {max_rejects}, not between 0 and 1")
 
 
-def _check_report(report: Report, max_rejects: float, rejects: Path) -> None:
+def _check_report(report: ConversionReport, max_rejects: float, rejects: Path) -> None:
     read, rejected = report.rows["read"], report.rows["rejected"]
     if report.lost_files:
         raise ConversionError(f"cannot be read to the end: {', '.join(report.lost_files)} (see {rejects})", report)
@@ -394,7 +410,7 @@ def _check_report(report: Report, max_rejects: float, rejects: Path) -> None:
 
 
 def _acceptor(
-    report: Report,
+    report: ConversionReport,
     reject: Callable[[_Row, str], None],
     write: Callable[[Preference], None],
     benchmarks: Benchmarks | None,
@@ -460,113 +476,3 @@ def _acceptor(
             _count(report.rejects, _reason_class(reasons[0]), row.rows)
 
     return accept
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals or not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="r1reward data convert",
-        description="Write the preferences in a data set's files to one parquet file.",
-        usage="%(prog)s [options] SOURCE IN... OUT",
-    )
-    parser.add_argument("source", metavar="SOURCE", help=f"data set: {', '.join(source_names())}")
-    parser.add_argument("inputs", metavar="IN", nargs="+", help=".jsonl, .json, .csv (each also .gz) or .parquet")
-    parser.add_argument("out", metavar="OUT", help="parquet file to write")
-    parser.add_argument(
-        "--column",
-        type=_pair,
-        action="append",
-        default=[],
-        metavar="FIELD=COLUMN",
-        help="for the source plain: the column that a field stands in; may be repeated",
-    )
-    parser.add_argument(
-        "--source-option",
-        type=_pair,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="option of the source, for example margin=1 of vl-feedback; may be repeated",
-    )
-    parser.add_argument("--media", metavar="ROOT", help="folder below which the paths in the data are meant")
-    parser.add_argument(
-        "--no-check-media", action="store_true", help="open no file: paths stay as they are, videos unsampled"
-    )
-    parser.add_argument("--inline", action="store_true", help="write pictures into OUT instead of their paths")
-    parser.add_argument(
-        "--frames", type=int, default=32, metavar="N", help="at most so many of a video (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of which response comes first (default: %(default)s)")
-    parser.add_argument(
-        "--exclude",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="BENCHMARK_FILE",
-        help="drop what stands in these benchmarks, too",
-    )
-    parser.add_argument(
-        "--near-duplicates",
-        type=float,
-        metavar="THRESHOLD",
-        help="drop also what has the same media as an earlier preference and nearly the same texts: from this Jaccard "
-        "similarity on, 0.5 to 1 (for example 0.9; takes about 1 kB a row, and half a second a 1,000)",
-    )
-    parser.add_argument(
-        "--max-rejects",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="greatest share of bad rows that is no error (default: %(default)s)",
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `r1reward data convert`."""
-    parser = _parser()
-    # IN... and OUT may stand on both sides of an option.
-    options = parser.parse_intermixed_args(argv)
-    source_options: dict[str, Any] = {}
-    for name, text in options.source_option:
-        try:
-            source_options[name] = json.loads(text)
-        except ValueError:
-            source_options[name] = text
-    if options.column:
-        source_options["columns"] = dict(options.column)
-    try:
-        report = convert(
-            load_source(options.source, **source_options),
-            options.inputs,
-            options.out,
-            media_root=options.media,
-            check_media=not options.no_check_media,
-            inline=options.inline,
-            frames=options.frames,
-            seed=options.seed,
-            exclude=options.exclude,
-            near_duplicates=options.near_duplicates,
-            max_rejects=options.max_rejects,
-        )
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
-    except ConversionError as error:
-        print(error.report)
-        print(f"error: {error}; {options.out} was not written", file=sys.stderr)
-        return 1
-    except NoMediaRoot as error:
-        print(f"error: {error} (--media ROOT), or do not look at files (--no-check-media)", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}; {options.out} was not written", file=sys.stderr)
-        return 1
-    print(report)
-    print(f"written: {options.out}")
-    return 0

@@ -15,13 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from factories import png
+from r1reward_verl.cli import main as cli
 from r1reward_verl.data.export import rl_schema, sft_schema
 from r1reward_verl.data.preference import SCHEMA, Preference, to_row
-from r1reward_verl.data.select import Difficulties, Rules, SelectionError, main, select
+from r1reward_verl.data.select import SelectionError, SelectSettings, select
+from r1reward_verl.data.selection import Difficulties, Rules
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS
 from r1reward_verl.media import Media
 
-RUN = "import sys; from r1reward_verl.data.select import main; sys.exit(main(sys.argv[1:]))"
+RUN = "import sys; from r1reward_verl.cli import main; sys.exit(main(['data', 'select', *sys.argv[1:]]))"
+
+
+def main(arguments):
+    return cli(["data", "select", *arguments])
 
 
 def preference(index, difficulty=None, solved=True, **changes):
@@ -59,7 +65,7 @@ def run(tmp_path, monkeypatch):
 
     def run(*files, rules=None, out="out", **options):
         paths = [write(tmp_path / f"in{index}.parquet", file) for index, file in enumerate(files)]
-        card = select(paths, tmp_path / out, rules, **options)
+        card = select(paths, tmp_path / out, rules, SelectSettings(**options))
         return card, rows(tmp_path / out)
 
     return run
@@ -592,8 +598,8 @@ def test_the_command_says_what_it_wrote(tmp_path, capsys):
         (["--sft-difficulty", "1,unsolved"], "the SFT set cannot have what no attempt solved"),
         (["--cap", "a"], "'a' is not SOURCE=N"),
         (["--cap", "a=1", "--cap", "a=2"], "a source is given twice"),
-        (["--rl-size", "-1"], "the size of the RL set is -1"),
-        (["--max-rejects", "2"], "the greatest share of rejects is 2.0"),
+        (["--rl-size", "-1"], "rl-size is -1"),
+        (["--max-rejects", "2"], "max-rejects is 2.0"),
         (["--prompt-template", "nowhere.txt"], "nowhere.txt"),
         (["in.parquet"], "is given twice"),
         (["nowhere.parquet"], "no file 'nowhere.parquet'"),
@@ -602,17 +608,14 @@ def test_the_command_says_what_it_wrote(tmp_path, capsys):
 def test_a_wrong_argument_ends_the_command_with_2(tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "in.parquet", annotated(36))
-    with pytest.raises(SystemExit) as ended:
-        main(["in.parquet", *options, "out"])
-    assert ended.value.code == 2
+    assert main(["in.parquet", *options, "out"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):
     source = write(tmp_path / "in.parquet", annotated(36))
-    with pytest.raises(SystemExit):
-        main([str(source), str(write(tmp_path / "other.parquet", annotated(36)))])
+    assert main([str(source), str(write(tmp_path / "other.parquet", annotated(36)))]) == 2
     assert "is a file; a folder is written" in capsys.readouterr().err
 
 

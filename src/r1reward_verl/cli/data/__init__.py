@@ -7,8 +7,8 @@ app = command_group(
     {
         "annotate": "r1reward_verl.cli.data.annotate",
         "check": "r1reward_verl.data.check",
-        "convert": "r1reward_verl.data.convert",
+        "convert": "r1reward_verl.cli.data.convert",
         "report": "r1reward_verl.cli.data.report",
-        "select": "r1reward_verl.data.select",
+        "select": "r1reward_verl.cli.data.select",
     },
 )
