@@ -14,16 +14,13 @@ UNMENDED_IMPORTS = {
     "cli/doctor.py",
     "data/check.py",
     "data/columns.py",
-    "data/convert.py",
     "data/files.py",
     "data/rows.py",
-    "data/select.py",
     "plugin/preflight/__init__.py",
     "toy/build.py",
 }
 UNMENDED_SIZES = {
     "data/check.py",
-    "data/convert.py",
     "data/select.py",
     "data/sources.py",
     "engines/chat.py",
