@@ -5,9 +5,11 @@ import socket
 import struct
 import zlib
 
+import numpy as np
 from PIL import Image
 
 from r1reward_verl.data.preference import Preference
+from r1reward_verl.evaluation.verdicts import OK, Verdicts
 
 
 def png(colour="green", size=(8, 6)) -> bytes:
@@ -44,3 +46,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def verdicts(rows) -> Verdicts:
+    """Return verdicts of rows: (case, label, greedy[, sampled[, tokens[, reasoning[, consistency[, status]]]]])."""
+    blank = (0, 1, 0, (), 0, 0, 0, OK)
+    case, label, greedy, sampled, *rest = zip(*((*row, *blank[len(row) :]) for row in rows), strict=True)
+    tokens, reasoning, consistency, status = rest
+    wide = [np.array(column, np.int32) for column in (case, tokens, reasoning)]
+    label, greedy, consistency, status = (np.array(one, np.int8) for one in (label, greedy, consistency, status))
+    sampled = np.array(sampled, np.int8).reshape(len(rows), -1)
+    return Verdicts(wide[0], label, greedy, sampled, *wide[1:], consistency, status)

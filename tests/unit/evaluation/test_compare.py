@@ -10,27 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark_files import jsonl
+from factories import judgement as well_formed
+from factories import verdicts
 from r1reward_verl.cli import main
 from r1reward_verl.evaluation.compare import compare, compare_runs, sign_test
+from r1reward_verl.evaluation.folder import ORDERS
 from r1reward_verl.evaluation.metrics import compute_metrics
-from r1reward_verl.evaluation.verdicts import FAILED, OK, TOO_LONG, Cases, Verdicts, load_run
+from r1reward_verl.evaluation.verdicts import FAILED, OK, TOO_LONG, Cases, load_run
+from run_folder import case, judgement
 
 # Tests
 
 
 def judged(right, *, label=1, tokens=None, status=None):
     """One shown case each, right or wrong."""
-    count = len(right)
-    labels = np.full(count, label, np.int8)
-    return Verdicts(
-        case=np.arange(count, dtype=np.int32),
-        label=labels,
-        greedy=np.where(np.array(right, bool), labels, 3 - labels).astype(np.int8),
-        sampled=np.zeros((count, 0), np.int8),
-        tokens=np.array([10] * count if tokens is None else tokens, np.int32),
-        reasoning=np.full(count, 100, np.int32),
-        consistency=np.zeros(count, np.int8),
-        status=np.array([OK] * count if status is None else status, np.int8),
+    tokens, status = [10] * len(right) if tokens is None else tokens, status or [OK] * len(right)
+    shown = enumerate(zip(right, tokens, status, strict=True))
+    return verdicts(
+        [(case, label, label if one else 3 - label, (), size, 100, 0, is_) for case, (one, size, is_) in shown]
     )
 
 
@@ -156,28 +154,26 @@ def test_a_hundred_thousand_cases_take_seconds():
 # Folders
 
 
-def write_run(folder, verdicts, *, question="what?", orders=("chosen-first", "rejected-first"), first=1, samples=1):
-    """One case for each of `verdicts`: a function of row, label and sample that returns a text, a status or None."""
+def write_run(folder, answer, count, *, question="what?", orders=ORDERS, first=1, samples=1):
+    """A run of `count` cases; `answer` is a function of row, label and sample that returns a text, a status or None."""
     folder.mkdir()
-    rows = range(first, first + verdicts[1])
-    with open(folder / "cases.jsonl", "w") as file:
-        for row in rows:
-            case = {"row": row, "id": f"q{row // 2}", "category": "xy"[row % 2], "question": f"{question} {row}"}
-            file.write(json.dumps({**case, "chosen": "yes", "rejected": "no", "media": []}) + "\n")
-    with open(folder / "judgements.jsonl", "w") as file:
-        for row, (label, order), sample in product(rows, enumerate(orders, start=1), range(samples)):
-            text = verdicts[0](row, label, sample)
-            if text is None:
-                continue
-            line = {"row": row, "order": order, "sample": sample, "text": text, "tokens": len(text), "status": "ok"}
-            if text in ("failed", "too_long"):
-                line.update(status=text, text="", tokens=0)
-            file.write(json.dumps(line) + "\n")
+    rows = range(first, first + count)
+    texts = {"chosen": "yes", "rejected": "no"}
+    cases = [case(row, "xy"[row % 2], id=f"q{row // 2}", question=f"{question} {row}", **texts) for row in rows]
+    judgements = []
+    for row, order, sample in product(rows, orders, range(samples)):
+        text = answer(row, ORDERS[order], sample)
+        if text in ("failed", "too_long"):
+            judgements.append(judgement(row, order, "", sample, status=text, tokens=0))
+        elif text is not None:
+            judgements.append(judgement(row, order, text, sample, tokens=len(text)))
+    for name, lines in (("cases.jsonl", cases), ("judgements.jsonl", judgements)):
+        jsonl(folder / name, lines)
     return folder
 
 
 def says(choice, words="Response {} is better."):
-    return f"<think>{words.format(choice)}</think><answer>{choice}</answer>"
+    return well_formed(choice, words.format(choice))
 
 
 def test_a_run_is_read_into_verdicts(tmp_path):
@@ -188,7 +184,7 @@ def test_a_run_is_read_into_verdicts(tmp_path):
         (2, 2): "too_long",
         (3, 1): "failed",
     }
-    run = load_run(write_run(tmp_path / "run", (lambda row, label, sample: texts.get((row, label)), 4)))
+    run = load_run(write_run(tmp_path / "run", lambda row, label, sample: texts.get((row, label)), 4))
     said = run.verdicts
     assert run.rows.tolist() == [1, 2, 3, 4]
     assert run.cases == Cases(["q0", "q1", "q1", "q2"], ["y", "x", "y", "x"])
@@ -213,7 +209,7 @@ def test_a_run_is_read_into_verdicts(tmp_path):
 
 
 def test_samples_are_read_and_a_retried_judgement_replaces_the_failed_one(tmp_path):
-    folder = write_run(tmp_path / "run", (lambda row, label, sample: says(1 + sample % 2), 2), samples=4)
+    folder = write_run(tmp_path / "run", lambda row, label, sample: says(1 + sample % 2), 2, samples=4)
     lines = (folder / "judgements.jsonl").read_text().splitlines()
     failed = json.dumps({**json.loads(lines[0]), "status": "failed", "text": ""})
     (folder / "judgements.jsonl").write_text("\n".join([failed, *lines[1:], lines[0], '{"row": 1, "ord']))
@@ -228,12 +224,12 @@ def test_a_shown_case_that_lacks_a_sample_is_not_complete(tmp_path):
     def answer(row, label, sample):
         return None if (row, label, sample) == (2, 1, 3) else says(1)
 
-    run = load_run(write_run(tmp_path / "run", (answer, 2), samples=4))
+    run = load_run(write_run(tmp_path / "run", answer, 2, samples=4))
     assert run.verdicts.status.tolist() == [OK, OK, FAILED, OK]
 
 
 def test_what_there_must_be_is_what_the_run_was_made_with(tmp_path):
-    folder = write_run(tmp_path / "run", (lambda *_: says(1), 3), orders=("chosen-first",))
+    folder = write_run(tmp_path / "run", lambda *_: says(1), 3, orders=("chosen-first",))
     (folder / "run.json").write_text(json.dumps({"settings": {"order": "both", "samples": 0}}))
     assert load_run(folder).verdicts.status.tolist() == [OK, FAILED] * 3
     (folder / "run.json").write_text(json.dumps({"settings": {"order": "chosen-first", "samples": 2}}))
@@ -246,7 +242,7 @@ def test_what_there_must_be_is_what_the_run_was_made_with(tmp_path):
 
 
 def test_lengths_that_nobody_counted_are_not_compared(tmp_path):
-    a, b = (write_run(tmp_path / name, (lambda *_: says(1), 4)) for name in "ab")
+    a, b = (write_run(tmp_path / name, lambda *_: says(1), 4) for name in "ab")
     lines = [json.loads(line) for line in (b / "judgements.jsonl").read_text().splitlines()]
     for line in lines[2:]:
         line["tokens"] = None
@@ -256,7 +252,7 @@ def test_lengths_that_nobody_counted_are_not_compared(tmp_path):
 
 
 def test_a_run_in_one_order_lacks_no_other(tmp_path):
-    folder = write_run(tmp_path / "run", (lambda *_: says(1), 3), orders=("chosen-first",))
+    folder = write_run(tmp_path / "run", lambda *_: says(1), 3, orders=("chosen-first",))
     assert load_run(folder).verdicts.label.tolist() == [1, 1, 1]
 
 
@@ -267,8 +263,8 @@ def test_the_command_compares_two_runs(tmp_path, capsys):
     def careless(row, label, sample):
         return says(1 if row % 2 else label, "Looking at everything, I think that response {} is better.")
 
-    a = write_run(tmp_path / "a", (careless, 8))
-    b = write_run(tmp_path / "b", (careful, 6))
+    a = write_run(tmp_path / "a", careless, 8)
+    b = write_run(tmp_path / "b", careful, 6)
     assert main(["eval", "compare", str(a), str(b), "--json", str(tmp_path / "out.json")]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["all"]["rows"] == 12
@@ -284,26 +280,26 @@ def test_the_command_compares_two_runs(tmp_path, capsys):
 
 
 def test_runs_of_other_data_are_refused_and_shown(tmp_path, capsys):
-    a = write_run(tmp_path / "a", (lambda *_: says(1), 3))
-    b = write_run(tmp_path / "b", (lambda *_: says(1), 3), question="where?")
+    a = write_run(tmp_path / "a", lambda *_: says(1), 3)
+    b = write_run(tmp_path / "b", lambda *_: says(1), 3, question="where?")
     assert main(["eval", "compare", str(a), str(b)]) == 2
     error = capsys.readouterr().err
     assert "not runs of the same data (row 1 is one case in A and another in B; 3 of 3" in error
     assert "'what? 1'" in error
     assert "'where? 1'" in error
-    apart = write_run(tmp_path / "c", (lambda *_: says(1), 3), first=10)
+    apart = write_run(tmp_path / "c", lambda *_: says(1), 3, first=10)
     with pytest.raises(ValueError, match="no row is in both"):
         compare_runs(load_run(a), load_run(apart))
 
 
 def test_folders_that_are_no_runs_are_refused(tmp_path, capsys):
-    run = write_run(tmp_path / "run", (lambda *_: says(1), 1))
+    run = write_run(tmp_path / "run", lambda *_: says(1), 1)
     assert main(["eval", "compare", str(run), str(tmp_path / "nowhere")]) == 2
     assert f"no run at '{tmp_path}/nowhere'" in capsys.readouterr().err
     (tmp_path / "nowhere").mkdir()
     with pytest.raises(ValueError, match=r"nowhere has no cases\.jsonl"):
         load_run(tmp_path / "nowhere")
-    empty = write_run(tmp_path / "empty", (lambda *_: None, 1))
+    empty = write_run(tmp_path / "empty", lambda *_: None, 1)
     with pytest.raises(ValueError, match="holds no judgements"):
         load_run(empty)
     for field, value in (("row", 7), ("order", "sideways"), ("sample", -1), ("sample", 10**9), ("status", "well")):

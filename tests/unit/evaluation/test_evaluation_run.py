@@ -66,6 +66,9 @@ def judge(tmp_path, files):
     def judge(engine, benchmark="mm-rlhf-rewardbench", out="out", **options):
         arguments = {"model": "m", "progress": False}
         arguments |= {name: options.pop(name) for name in ("model", "engine_kind") if name in options}
+        if prompt := options.pop("prompt", None):
+            options["prompt_template"] = tmp_path / "prompt.txt"
+            options["prompt_template"].write_text(prompt)
         settings = EvaluateSettings(media=tmp_path / "media", **options)
         return evaluate(benchmark, files[benchmark][0], tmp_path / out, settings, engine=engine, **arguments)
 
@@ -233,6 +236,7 @@ def test_tokens_that_nobody_counted_are_unknown(judge, tmp_path, capsys, tokens,
     ("changed", "words"),
     [
         ({"model": "other"}, "model_fingerprint was 'm' and is 'other' now"),
+        ({"prompt": "{question}{response_1}{response_2}"}, "prompt was"),
         ({"order": "random"}, "order was 'both' and is 'random' now"),
         ({"seed": 1}, "seed was 0 and is 1 now"),
         ({"max_tokens": 9}, "max_tokens was 4096 and is 9 now"),

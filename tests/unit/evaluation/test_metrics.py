@@ -9,22 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factories import verdicts as judged
 from r1reward_verl.evaluation.bootstrap import bootstrap_ci95, resampled
 from r1reward_verl.evaluation.metrics import compute_metrics, reference_metrics
-from r1reward_verl.evaluation.verdicts import FAILED, OK, TOO_LONG, Cases, Verdicts, reference_verdict
+from r1reward_verl.evaluation.verdicts import FAILED, TOO_LONG, Cases, Verdicts, reference_verdict
 
 BOTH, CHOSEN_FIRST, REJECTED_FIRST = (1, 2), (1,), (2,)
-
-
-def judged(rows):
-    """Rows: (case, label, greedy[, sampled[, tokens[, reasoning[, consistency[, status]]]]])."""
-    blank = (0, 1, 0, (), 0, 0, 0, OK)
-    full = [(*row, *blank[len(row) :]) for row in rows]
-    columns = list(zip(*full, strict=True))
-    arrays = [np.array(columns[i], np.int32) for i in (0, 4, 5)]
-    small = [np.array(columns[i], np.int8) for i in (1, 2, 6, 7)]
-    sampled = np.array(columns[3], np.int8).reshape(len(rows), -1)
-    return Verdicts(arrays[0], small[0], small[1], sampled, arrays[1], arrays[2], small[2], small[3])
 
 
 def shown(cases, orders):
