@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -48,7 +47,7 @@ class EvaluateSettings(Settings, frozen=True, kw_only=True):
     """
 
     media: Annotated[
-        Path | None, setting("Folder of the pictures and videos; by default that of the data file.", metavar="DIR")
+        str | None, setting("Folder of the pictures and videos; by default that of the data file.", metavar="DIR")
     ] = None
     order: Annotated[
         Literal["both", "random", "chosen-first"],
@@ -61,7 +60,7 @@ class EvaluateSettings(Settings, frozen=True, kw_only=True):
     temperature: Annotated[float, setting("Temperature of the samples.", ge=0, le=2)] = 1.0
     max_tokens: Annotated[int, setting("Largest number of tokens of a judgement.", metavar="N", ge=1)] = 4096
     prompt_template: Annotated[
-        Path | None,
+        str | None,
         setting("File of a prompt with {question}, {response_1} and {response_2}.", metavar="FILE"),
     ] = None
     media_position: Annotated[
