@@ -28,7 +28,7 @@ from pyarrow import parquet
 from r1reward_verl.data.convert import ConvertSettings, convert
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.readers import RowError
-from r1reward_verl.data.sources import Plain
+from r1reward_verl.data.sources.plain import Plain
 
 if __name__ != "__mp_main__":  # the processes started here need no torch
     from _bench import Figure, report

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from r1reward_verl.data.preference import Preference, place
-from r1reward_verl.data.sources import Skipped
+from r1reward_verl.data.sources.base import Skipped
 from r1reward_verl.media import Media
 
 

@@ -48,8 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            value = _path_as_text(getattr(self, name))
-            msgspec.structs.force_setattr(self, name, value)
+            value = getattr(self, name)
+            if "Path" not in str(hint):
+                value = _path_as_text(value)
+                msgspec.structs.force_setattr(self, name, value)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name.replace('_', '-')} is {value!r}: Expected a finite number")
             if value is None and type(None) in get_args(_type_of(hint)):

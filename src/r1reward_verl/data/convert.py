@@ -30,7 +30,7 @@ from r1reward_verl.data.exclusion import Benchmarks
 from r1reward_verl.data.media_folder import MediaFolder, MediaSettler
 from r1reward_verl.data.preference import SCHEMA, Preference, place, to_row
 from r1reward_verl.data.readers import RowError, read_rows
-from r1reward_verl.data.sources import Skipped, Source
+from r1reward_verl.data.sources.base import Skipped, Source
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import ParquetOutput, Rejects

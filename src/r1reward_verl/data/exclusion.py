@@ -11,7 +11,7 @@ from typing import Any
 from r1reward_verl.data.duplicates import digest, normalised
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import RowError, read_rows
-from r1reward_verl.data.sources import medias
+from r1reward_verl.data.sources.base import read_media_list
 from r1reward_verl.media import Media, check_picture, resolve
 
 
@@ -92,8 +92,8 @@ def _benchmark_keys(row: Mapping[str, Any], roots: Sequence[str]) -> Iterator[by
         text, responses = row["prompt"], (row["chosen"], row["rejected"])
     if not isinstance(text, str) or not text.strip():
         raise ValueError("no question")
-    media = [one for name in ("images", "image", "Image") for one in medias(row.get(name))]
-    video = medias(row.get("video"))
+    media = [one for name in ("images", "image", "Image") for one in read_media_list(row.get(name))]
+    video = read_media_list(row.get("video"))
     question = normalised(text)
     yield digest("question", question)
     if isinstance(responses, list | tuple) and [type(response) for response in responses] == [str, str]:

@@ -21,7 +21,8 @@ from factories import bomb, png
 from r1reward_verl.cli import main as cli
 from r1reward_verl.data.convert import ConversionError, ConvertSettings, convert
 from r1reward_verl.data.preference import SCHEMA, from_row
-from r1reward_verl.data.sources import Plain, load_source
+from r1reward_verl.data.sources import load_source
+from r1reward_verl.data.sources.plain import Plain
 from source_files import VL_FEEDBACK, write
 
 RUN = "import sys; from r1reward_verl.cli import main; sys.exit(main(['data', 'convert', *sys.argv[1:]]))"

@@ -11,7 +11,8 @@ import pytest
 from factories import png
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import read_rows
-from r1reward_verl.data.sources import GROUP, SOURCES, Skipped, load_source, media, medias, source_names
+from r1reward_verl.data.sources import GROUP, SOURCES, load_source, source_names
+from r1reward_verl.data.sources.base import Skipped, read_media, read_media_list
 from r1reward_verl.media import Media
 from source_files import (
     MM_RLHF_PAIRS,
@@ -442,7 +443,7 @@ def test_what_means_a_picture():
     encoded = base64.b64encode(png()).decode()
     wrapped = "\n".join(encoded[i : i + 76] for i in range(0, len(encoded), 76))
     same = [png(), {"bytes": png(), "path": "name.png"}, encoded, wrapped, f"data:image/png;base64,{encoded}"]
-    assert {media(value) for value in same} == {Media(data=png())}
+    assert {read_media(value) for value in same} == {Media(data=png())}
     long_path = "/" + "a" * 63 + "/x" * 60 + ".jpg"
     for path in (
         long_path,
@@ -451,14 +452,14 @@ def test_what_means_a_picture():
         {"image": "a.png"},
         {"bytes": None, "path": "a.png"},
     ):
-        assert media(path) == Media(path if isinstance(path, str) else "a.png")
-    assert medias(None) == medias("") == medias([]) == ()
+        assert read_media(path) == Media(path if isinstance(path, str) else "a.png")
+    assert read_media_list(None) == read_media_list("") == read_media_list([]) == ()
 
 
 @pytest.mark.parametrize("value", [None, 7, "", {}, {"bytes": None, "path": None}, [], "data:image/png,plain", "data:"])
 def test_what_means_none(value):
     with pytest.raises(ValueError, match=r"holds no picture|does not hold base64"):
-        media(value)
+        read_media(value)
 
 
 # The registry

@@ -13,7 +13,7 @@ from typing import Literal
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import Row, RowError, read_rows
-from r1reward_verl.data.sources import Plain
+from r1reward_verl.data.sources.plain import Plain
 from r1reward_verl.evaluation.benchmarks.places import MediaFinder
 from r1reward_verl.media import Media
 from r1reward_verl.text import excerpt
