@@ -191,7 +191,11 @@ def reference_metrics(
     Args:
         verdicts: read with `reference_verdict`.
         cases: with the reference's categories.
-        categories, overall, acc_plus, resamples, seed: as for `compute_metrics`.
+        categories: as for `compute_metrics`, as are all others.
+        overall: "macro" for Multimodal RewardBench.
+        acc_plus: true for MM-RLHF-RewardBench.
+        resamples: of the intervals.
+        seed: of the resampling.
 
     Returns:
         As `compute_metrics`, but `unparsable` is None: what cannot be read means 2.
