@@ -22,7 +22,6 @@ UNMENDED_IMPORTS = {
 UNMENDED_SIZES = {
     "data/check.py",
     "data/select.py",
-    "data/sources.py",
     "engines/chat.py",
     "plugin/preflight/__init__.py",
 }
