@@ -12,9 +12,7 @@ import asyncio
 import json
 import logging
 import math
-import random
 import re
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,22 +26,21 @@ import aiohttp
 from yarl import URL
 
 from r1reward_verl import __version__
+from r1reward_verl.engines import health
+from r1reward_verl.engines.health import Outage, Server, Timeout
+from r1reward_verl.errors import R1RewardError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Status = Literal["ok", "unreadable", "refused", "failed"]
 
-PROBE_EVERY = 5.0
-"""Seconds between two requests that find out whether a service that was given up is back."""
-
-_FIRST_REST, _LONGEST_REST = 0.25, 15.0
 # uvicorn drops connections that are idle for 5 s: letting go first spares a request on a dying connection.
 _KEEP_ALIVE = 4.0
 _EXCERPT = 200
 
 
-class ChatError(RuntimeError):
+class ChatError(R1RewardError):
     """A server does not answer as an OpenAI-compatible server does; the message names its URL."""
 
 
@@ -69,7 +66,7 @@ class Reply(Generic[T]):
     code: int | None = None
 
 
-class _Trouble(Exception):
+class _RequestFailed(Exception):
     """`unserved`: worth another try, not before `wait` seconds if the server says so. Otherwise the server is alive."""
 
     def __init__(
@@ -83,124 +80,7 @@ class _Trouble(Exception):
         self.kind, self.wait, self.code = kind, wait, code
 
 
-_CAUGHT = (_Trouble, aiohttp.ClientError, OSError, asyncio.TimeoutError)
-
-
-class _Server:
-    """One URL: what is on its wire, and when it may be asked again."""
-
-    def __init__(self, url: str, model: str | None) -> None:
-        self.url, self.model = url, model
-        self.chat, self.models = URL(f"{url}/chat/completions"), URL(f"{url}/models")
-        self.listing = asyncio.Lock()
-        self.in_flight = 0
-        self.last_begun = self.last_failed = self.rests_until = self.told_until = -math.inf
-        self.back_off = 0.0
-
-    def begin(self, now: float) -> None:
-        self.in_flight += 1
-        self.last_begun = now
-        if self.back_off:  # one request finds out whether the server is back; the others have better places to be
-            self.rests_until = math.inf
-
-    def end(self, began: float, now: float) -> None:
-        self.in_flight -= 1
-        if self.rests_until == math.inf and began >= self.last_failed:  # was that one request, and got cancelled
-            self.rests_until = now
-
-    def answered(self) -> None:
-        self.back_off = 0.0
-        if self.rests_until == math.inf:
-            self.rests_until = -math.inf
-
-    def failed(self, began: float, now: float, told: float | None) -> None:
-        if told is not None:
-            self.told_until = max(self.told_until, now + told)
-        if began >= self.last_failed:  # what was on the wire together fails together, and counts once
-            self.back_off = min(_LONGEST_REST, max(_FIRST_REST, 2 * self.back_off))
-            self.last_failed = now
-            self.rests_until = now + (self.back_off * random.uniform(0.5, 1.0) if told is None else 0.0)
-
-
-class _Outage:
-    """For how long nobody has had an answer from any server, and whether the service is given up (`open`)."""
-
-    def __init__(self, urls: str, max_wait: float, abandon: Callable[[], None]) -> None:
-        self._urls, self._max_wait, self._abandon = urls, max_wait, abandon
-        self.open = self._announced = False
-        self.next_probe = self._since = math.inf
-        self.last_success = -math.inf
-        self.error = ""
-        self._timer: asyncio.TimerHandle | None = None
-
-    def failed(self, began: float, error: str, loop: asyncio.AbstractEventLoop) -> None:
-        if self.open:
-            return
-        self.error = error
-        if (start := max(began, self.last_success)) < self._since:
-            self._stop_timer()
-            self._since = start
-            self._timer = loop.call_at(start + self._max_wait, self._give_up, loop)
-        lasted = loop.time() - self._since
-        if not self._announced and lasted >= min(1.0, self._max_wait / 4):  # a single failure is worth no line
-            self._announced = True
-            logger.warning("no answer from %s for %.1f s, retrying; last: %s", self._urls, lasted, error)
-
-    def answered(self, now: float) -> None:
-        self.last_success = now
-        if self._announced:
-            logger.warning("%s: answers again after %.1f s", self._urls, now - self._since)
-        self.open = False
-        self.forget()
-
-    def forget(self) -> None:
-        self._since, self._announced = math.inf, False
-        self._stop_timer()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
-        lasted = loop.time() - self._since
-        self.error = f"no answer from {self._urls} for {lasted:.1f} s, given up; last: {self.error}"
-        self.open = self._announced = True
-        self.next_probe = loop.time() + PROBE_EVERY
-        logger.error("%s", self.error)
-        self._abandon()
-
-
-class _Limit:
-    """Ends the enclosed awaits with asyncio.TimeoutError after `seconds`, or when anybody calls `expire`.
-
-    asyncio.timeout would do, from Python 3.11 on.
-    """
-
-    def __init__(self, seconds: float, running: set[_Limit]) -> None:
-        self._seconds, self._running, self._expired = seconds, running, False
-
-    def __enter__(self) -> None:
-        self._task: Any = asyncio.current_task()
-        if sys.version_info >= (3, 11):
-            self._cancelled_before = self._task.cancelling()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self.expire)
-        self._running.add(self)
-
-    def expire(self) -> None:
-        if not self._expired:
-            self._expired = True
-            self._task.cancel()
-
-    def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
-        self._timer.cancel()
-        self._running.discard(self)
-        if not self._expired:
-            return
-        if sys.version_info >= (3, 11) and self._task.uncancel() > self._cancelled_before:
-            return  # the caller was cancelled at the same moment, which goes first
-        if raised is asyncio.CancelledError:
-            raise asyncio.TimeoutError
+_CAUGHT = (_RequestFailed, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 
 
 class ChatClient:
@@ -236,27 +116,15 @@ class ChatClient:
         retries: int = 3,
         max_bytes: int = 1 << 20,
     ) -> None:
-        if isinstance(urls, str) or not urls:
-            raise ValueError(f"urls is {urls!r}; give a list of addresses, such as ['http://host:8000/v1']")
-        bases = [_base_url(url, f"urls[{i}]") for i, url in enumerate(urls)]
-        if twice := sorted({url for url in bases if bases.count(url) > 1}):
-            raise ValueError(f"{twice[0]!r} is given twice; name each server once")
-        whole = {"concurrency": (concurrency, 1), "retries": (retries, 0), "max_bytes": (max_bytes, 1)}
-        for name, (value, least) in whole.items():
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-        if not 0 < timeout <= max_wait < math.inf:
-            raise ValueError(f"timeout is {timeout!r} and max_wait {max_wait!r}; it must be 0 < timeout <= max_wait")
-        if api_key and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
-            raise ValueError("the API key holds characters that no header can carry; look for a space or a line break")
+        bases = check_options(urls, api_key, concurrency, timeout, max_wait, retries, max_bytes)
         self._key, self._timeout, self._max_wait = api_key, timeout, max_wait
         self._retries, self._max_bytes = retries, max_bytes
-        self._servers = [_Server(url, model) for url in bases]
-        self._outage = _Outage(", ".join(bases), max_wait, self._abandon)
+        self._servers = [Server(url, model) for url in bases]
+        self._outage = Outage(", ".join(bases), max_wait, self._abandon)
         self._free = concurrency
         self._calls = 0
-        self._queue: deque[asyncio.Future[tuple[_Server, float] | None]] = deque()
-        self._limits: set[_Limit] = set()
+        self._queue: deque[asyncio.Future[tuple[Server, float] | None]] = deque()
+        self._limits: set[Timeout] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._sessions: list[aiohttp.ClientSession] = []  # one that keeps connections, one that never does
         self._closed = False
@@ -313,7 +181,7 @@ class ChatClient:
                         value = await self._ask(server, payload, read, self._sessions[requests > 1])
                 except _CAUGHT as caught:
                     error = self._describe(server, caught)
-                    kind = caught.kind if isinstance(caught, _Trouble) else "unserved"
+                    kind = caught.kind if isinstance(caught, _RequestFailed) else "unserved"
                     code, wait = getattr(caught, "code", None), getattr(caught, "wait", None)
                     if kind == "unserved":
                         now = loop.time()
@@ -398,7 +266,7 @@ class ChatClient:
             timeout=aiohttp.ClientTimeout(total=None),
         )
 
-    async def _take(self, *, first: bool) -> tuple[_Server, float] | None:
+    async def _take(self, *, first: bool) -> tuple[Server, float] | None:
         """Wait for a free slot and a server that does not rest; None if waiting is of no use."""
         if self._closed:
             return None
@@ -407,7 +275,7 @@ class ChatClient:
                 return None
             self._outage.next_probe = math.inf  # while this one is on its way, the others wait for what it finds
             return self._begin(min(self._servers, key=lambda server: server.last_begun), now)
-        turn: asyncio.Future[tuple[_Server, float] | None] = self._loop.create_future()
+        turn: asyncio.Future[tuple[Server, float] | None] = self._loop.create_future()
         (self._queue.appendleft if first else self._queue.append)(turn)
         self._dispatch()
         try:
@@ -426,35 +294,35 @@ class ChatClient:
         while self._free and self._queue and not self._outage.open:
             if self._queue[0].done():
                 self._queue.popleft()
-            elif ready := [server for server in self._servers if max(server.rests_until, server.told_until) <= now]:
+            elif ready := [server for server in self._servers if max(server.rests_until, server.asked_until) <= now]:
                 server = min(ready, key=lambda server: (server.in_flight, server.last_begun))
                 self._queue.popleft().set_result(self._begin(server, now))
             else:
-                first = min(max(server.rests_until, server.told_until) for server in self._servers)
+                first = min(max(server.rests_until, server.asked_until) for server in self._servers)
                 if self._alarm is not None:
                     self._alarm.cancel()
                 self._alarm = self._loop.call_at(min(first, now + self._timeout), self._dispatch)
                 return
 
-    def _begin(self, server: _Server, now: float) -> tuple[_Server, float]:
+    def _begin(self, server: Server, now: float) -> tuple[Server, float]:
         self._free -= 1
         server.begin(now)
         return server, now
 
-    def _end(self, server: _Server, began: float) -> None:
+    def _end(self, server: Server, began: float) -> None:
         self._free += 1
         server.end(began, now := self._loop.time())
         if self._outage.open:
-            self._outage.next_probe = now + PROBE_EVERY
+            self._outage.next_probe = now + health.PROBE_EVERY
             self._send_home()
         self._dispatch()
 
-    def _answered(self, server: _Server) -> None:
+    def _answered(self, server: Server) -> None:
         server.answered()
         self._outage.answered(self._loop.time())
 
-    def _limit(self) -> _Limit:
-        return _Limit(self._timeout, self._limits)
+    def _limit(self) -> Timeout:
+        return Timeout(self._timeout, self._limits)
 
     def _abandon(self) -> None:
         """Send everybody home: those who wait for their turn, and those on the wire."""
@@ -468,16 +336,16 @@ class ChatClient:
                 turn.set_result(None)
 
     async def _ask(
-        self, server: _Server, payload: bytes, read: Callable[[Any], T | None], session: aiohttp.ClientSession
+        self, server: Server, payload: bytes, read: Callable[[Any], T | None], session: aiohttp.ClientSession
     ) -> T:
         if server.model is None:
             async with server.listing:
                 if server.model is None and not await self._list(server, session):
-                    raise _Trouble("unreadable", "lists no model; name one")
+                    raise _RequestFailed("unreadable", "lists no model; name one")
         named = f'{{"model": {json.dumps(server.model)}, '.encode() + payload[1:]
         return await self._exchange(session, "POST", server.chat, named, read)
 
-    async def _list(self, server: _Server, session: aiohttp.ClientSession) -> list[str]:
+    async def _list(self, server: Server, session: aiohttp.ClientSession) -> list[str]:
         names = await self._exchange(session, "GET", server.models, None, lambda got: [m["id"] for m in got["data"]])
         if names and server.model is None:
             server.model = str(names[0])
@@ -510,26 +378,56 @@ class ChatClient:
         if too_long:
             said = f"answer larger than {self._max_bytes} bytes"
         if good:
-            raise _Trouble("unreadable", said if too_long else f"unreadable answer: {said}")
+            raise _RequestFailed("unreadable", said if too_long else f"unreadable answer: {said}")
         if status == 429 and "insufficient_quota" in said:  # how OpenAI says that an account is empty
-            raise _Trouble("refused", f"status {status}: {said}", code=402)
+            raise _RequestFailed("refused", f"status {status}: {said}", code=402)
         if status >= 500 or status in (408, 425, 429):
             told = response.headers.get("Retry-After") if status in (429, 503) else None
-            raise _Trouble("unserved", f"status {status}: {said}", _retry_after(told, self._max_wait), status)
-        raise _Trouble("refused", f"status {status}: {said}", code=status)
+            raise _RequestFailed("unserved", f"status {status}: {said}", _retry_after(told, self._max_wait), status)
+        raise _RequestFailed("refused", f"status {status}: {said}", code=status)
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
 
-    def _describe(self, server: _Server, caught: Exception) -> str:
+    def _describe(self, server: Server, caught: Exception) -> str:
         said = f"{type(caught).__name__}"
         if isinstance(caught, asyncio.TimeoutError):
             said = f"no complete answer within {self._timeout:g} s"
-        elif isinstance(caught, _Trouble):
+        elif isinstance(caught, _RequestFailed):
             said = str(caught)
         elif isinstance(caught, OSError):  # what else aiohttp says may quote the server, cut in the middle of a key
             said += f": {caught}"
         return self._without_key(f"{server.url}: {said}")
+
+
+def check_options(
+    urls: Sequence[str],
+    api_key: str | None,
+    concurrency: int,
+    timeout: float,
+    max_wait: float,
+    retries: int,
+    max_bytes: int = 1 << 20,
+) -> list[str]:
+    """Return the addresses without a slash at their end.
+
+    Raises:
+        ValueError: an option of `ChatClient` that cannot be used; the message names it.
+    """
+    if isinstance(urls, str) or not urls:
+        raise ValueError(f"urls is {urls!r}; give a list of addresses, such as ['http://host:8000/v1']")
+    bases = [_base_url(url, f"urls[{i}]") for i, url in enumerate(urls)]
+    if twice := sorted({url for url in bases if bases.count(url) > 1}):
+        raise ValueError(f"{twice[0]!r} is given twice; name each server once")
+    whole = {"concurrency": (concurrency, 1), "retries": (retries, 0), "max_bytes": (max_bytes, 1)}
+    for name, (value, least) in whole.items():
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    if not 0 < timeout <= max_wait < math.inf:
+        raise ValueError(f"timeout is {timeout!r} and max_wait {max_wait!r}; it must be 0 < timeout <= max_wait")
+    if api_key and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        raise ValueError("the API key holds characters that no header can carry; look for a space or a line break")
+    return bases
 
 
 def _base_url(url: str, where: str) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 import r1reward_verl
 from chat_server import Answer, ChatServer, completion, in_turn
-from r1reward_verl.engines import chat
+from r1reward_verl.engines import health
 from r1reward_verl.engines.chat import ChatClient, ChatError
 
 KEY = "sk-b2c1+very/secret"
@@ -399,8 +399,8 @@ class TestRetried:
         assert max(reply.seconds for reply in found if reply.value) < 4.0
 
     def test_rests_double_up_to_a_bound_and_end_with_a_success(self, monkeypatch):
-        monkeypatch.setattr(chat, "_FIRST_REST", 0.05)
-        monkeypatch.setattr(chat, "_LONGEST_REST", 0.5)
+        monkeypatch.setattr(health, "_FIRST_REST", 0.05)
+        monkeypatch.setattr(health, "_LONGEST_REST", 0.5)
         came = []
 
         def script(request):
@@ -633,7 +633,7 @@ class TestOutage:
         assert sum(reply.retries for reply in found) >= 16
 
     def test_then_calls_fail_at_once_but_for_a_probe_that_can_end_it(self, monkeypatch, caplog):
-        monkeypatch.setattr(chat, "PROBE_EVERY", 0.4)
+        monkeypatch.setattr(health, "PROBE_EVERY", 0.4)
         server = ChatServer(Answer(delay=0.05))
         server.port = free_port()
 
@@ -675,7 +675,7 @@ class TestOutage:
         assert "answers again after" in over
 
     def test_a_probe_has_its_normal_time(self, monkeypatch):
-        monkeypatch.setattr(chat, "PROBE_EVERY", 0.1)
+        monkeypatch.setattr(health, "PROBE_EVERY", 0.1)
         with ChatServer(lambda request: Answer(delay=9 if request.number == 0 else 0.5)) as server:
 
             async def go(client):

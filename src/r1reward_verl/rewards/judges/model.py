@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1reward_verl.engines.chat import ChatClient, Reply
+from r1reward_verl.engines.chat import ChatClient, Reply, check_options
 from r1reward_verl.judgement import Choice
 from r1reward_verl.rewards.judges.base import JudgeStatus, Opinion
 from r1reward_verl.rewards.judges.prompt import Lines, closing, messages, read_confidence, read_reply
@@ -86,17 +86,19 @@ class ModelJudge:
                 "node before Ray starts there"
             )
         try:
-            self.client = ChatClient(
-                urls,
-                model=model,
-                api_key=key,
-                concurrency=concurrency,
-                timeout=timeout,
-                max_wait=max_wait,
-                retries=retries,
-            )
+            check_options(urls, key, concurrency, timeout, max_wait, retries)
         except ValueError as error:
             raise ValueError(f"judge: {error}") from None
+        self._make_client = functools.partial(
+            ChatClient,
+            urls,
+            model=model,
+            api_key=key,
+            concurrency=concurrency,
+            timeout=timeout,
+            max_wait=max_wait,
+            retries=retries,
+        )
         self.lines = lines
         self.temperature = temperature
         self.confidence = confidence
@@ -104,6 +106,11 @@ class ModelJudge:
         self._constrained = True
         self._known: OrderedDict[bytes, float] = OrderedDict()
         self._asked: dict[bytes, asyncio.Future[Opinion | None]] = {}
+
+    @functools.cached_property
+    def client(self) -> ChatClient:
+        """The client, made for the first question: settings are checked without one."""
+        return self._make_client()
 
     async def judge(self, reasoning: str, choice: Choice) -> Opinion:
         """See `Judge.judge`. Reasoning without a word concludes nothing: nobody is asked."""
