@@ -42,8 +42,8 @@ def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Ten
     dtype, valid = _result_dtype(rewards), mask.bool()
     if gamma == 1.0:
         blocks = _row_blocks(rewards, valid)
-        sums = [torch.where(kept, block.to(dtype), 0.0).flip(-1).cumsum_(-1).flip(-1) for block, kept in blocks]
-        return torch.cat(sums).mul_(_numbers(valid, dtype))
+        sums = ((torch.where(kept, block.to(dtype), 0.0).flip(-1).cumsum_(-1).flip(-1), kept) for block, kept in blocks)
+        return torch.cat([sum_.mul_(_numbers(kept, dtype)) for sum_, kept in sums])
     rewards = torch.where(valid, rewards.to(dtype), 0.0)
     returns, running = torch.zeros_like(rewards), rewards.new_zeros(len(rewards), dtype=torch.float64)
     for t in reversed(range(rewards.shape[1])):
@@ -52,27 +52,29 @@ def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Ten
     return returns
 
 
-def standardise(values: Tensor, mask: Tensor) -> Tensor:
-    """Subtract the mean of the valid values and divide by their unbiased standard deviation, shapes (batch, tokens).
+def moments(values: Tensor, mask: Tensor) -> tuple[float, float, float]:
+    """Return one of the valid values, the mean relative to it, and the unbiased standard deviation.
 
-    `values` are float32 or float64 and zero at masked tokens. So is the result, and if all valid values are equal.
+    So equal values deviate by exactly zero, and a small difference beside a large value is not lost in rounding.
+    `values`, shape (batch, tokens), are zero where `mask` is.
     """
-    counted = _numbers(mask.bool(), values.dtype)
-    count = counted.sum(dtype=torch.float64).item()
-    if count == 0:
-        return torch.zeros_like(values)
-    # Relative to the value of the largest magnitude, equal values are exact zeros and small differences are not lost.
-    low, high = torch.aminmax(values)
-    pivot = torch.where(high + low < 0.0, low, high)
-    total = squares = 0.0
-    for block, valid in _row_blocks(values, counted):
-        centred = (block - pivot).mul_(valid)
+    low, high = torch.stack(torch.aminmax(values)).tolist() if values.numel() else (0.0, 0.0)
+    pivot = low if high + low < 0.0 else high  # the value of the largest magnitude
+    count = total = squares = 0.0
+    for block, valid in _row_blocks(values, mask.bool()):
+        counted = _numbers(valid, values.dtype)
+        centred = (block - pivot).mul_(counted)
+        count += counted.sum(dtype=torch.float64).item()
         total += centred.sum(dtype=torch.float64).item()
         squares += centred.square_().sum(dtype=torch.float64).item()
-    mean = total / count
-    scale = 1.0 / math.sqrt(max(squares - total * mean, 0.0) / max(count - 1.0, 1.0) + VARIANCE_EPSILON)
-    blocks = _row_blocks(values, counted)
-    return torch.cat([(block - pivot).sub_(mean).mul_(scale).mul_(valid) for block, valid in blocks])
+    mean = total / max(count, 1.0)
+    variance = max(squares - total * mean, 0.0) / max(count - 1.0, 1.0)
+    return pivot, mean, math.sqrt(variance + VARIANCE_EPSILON)
+
+
+def standardise(values: Tensor, mask: Tensor, pivot: float, mean: float, std: float) -> Tensor:
+    """Standardise by the `moments` of the batch, shape (batch, tokens); zero at masked tokens."""
+    return (values - pivot).sub_(mean).mul_(1.0 / std).mul_(_numbers(mask.bool(), values.dtype))
 
 
 def filter_advantages(
@@ -112,15 +114,8 @@ def stable_reinforce_advantage(
 ) -> tuple[Tensor, Tensor, FilterStatistics]:
     """Discounted returns, standardised over all valid tokens of the batch and filtered.
 
-    Equal returns, a single valid token and an empty batch give zero advantages.
-
-    Args:
-        token_level_rewards: reward per token, shape (batch, tokens), any real dtype.
-        response_mask: non-zero where a token is valid, shape (batch, tokens).
-        gamma: discount in [0, 1].
-        sigma: see `filter_advantages`.
-        bounds: see `filter_advantages`.
-        renormalise: standardise the kept advantages once more, among themselves.
+    Rewards (any real dtype) and mask have the shape (batch, tokens), `gamma` is a discount in [0, 1], `renormalise`
+    standardises the kept advantages among themselves. Equal returns or a single valid token give zero advantages.
 
     Returns:
         advantages and returns, both (batch, tokens), zero at masked tokens, float64 for float64 rewards and float32
@@ -134,20 +129,24 @@ def stable_reinforce_advantage(
     valid = response_mask.bool()
     with torch.no_grad():
         returns = discounted_returns(token_level_rewards, valid, gamma)
-        z = standardise(returns, valid)
-        raw_mean = returns.sum(dtype=torch.float64).item() / max(int(valid.sum()), 1)
-        keep = functools.partial(filter_advantages, sigma=sigma, bounds=bounds, raw_mean=raw_mean)
-        advantages = torch.cat([keep(*block) for block in _row_blocks(z, valid)])
-        kept = valid & (advantages == z)
+        pivot, mean, std = moments(returns, valid)
+        rows: list[tuple[Tensor, ...]] = []
+        peak = 0.0
+        for block, mask in _row_blocks(returns, valid):
+            z = standardise(block, mask, pivot, mean, std)
+            left = filter_advantages(z, mask, sigma, bounds=bounds, raw_mean=pivot + mean)
+            kept = mask & (left == z)
+            rows.append((left, kept, _count(mask), _count(kept)))
+            peak = max(z.abs().max().item() if z.numel() else 0.0, peak)  # NaN first: it stays
+        advantages, kept, tokens, tokens_kept = map(torch.cat, zip(*rows, strict=True))
         if renormalise:
-            advantages = standardise(advantages, kept)
-        tokens, tokens_kept = _count(valid), _count(kept)
+            advantages = standardise(advantages, kept, *moments(advantages, kept))
         statistics = FilterStatistics(
             tokens=float(tokens.sum()),
             samples=float((tokens > 0).sum()),
             filtered_tokens=float((tokens - tokens_kept).sum()),
             filtered_samples=float(((tokens > 0) & (tokens_kept == 0)).sum()),
-            max_abs_z=float(z.abs().max()) if z.numel() else 0.0,
+            max_abs_z=peak,
         )
     return advantages, returns, statistics
 

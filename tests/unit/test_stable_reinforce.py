@@ -16,6 +16,7 @@ from r1reward_verl.stable_reinforce import (
     discounted_returns,
     filter_advantages,
     log_ratio_clipped,
+    moments,
     stable_reinforce_advantage,
     stable_reinforce_loss,
     standardise,
@@ -300,7 +301,8 @@ class TestFilter:
         raw_mean = returns[mask].mean().item() if mask.any() else 0.0
         expected = filter_advantages(z, mask, sigma, bounds=bounds, raw_mean=raw_mean)
         if renormalise:
-            expected = standardise(expected, mask & (expected == z))
+            kept = mask & (expected == z)
+            expected = standardise(expected, kept, *moments(expected, kept))
         advantages, _, _ = stable_reinforce_advantage(
             rewards, mask, sigma=sigma, bounds=bounds, renormalise=renormalise
         )
