@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Annotated
 
 import typer
@@ -30,6 +31,13 @@ def doctor(
 
     The exit code is 1 if there is any problem.
     """
-    from r1reward_verl.plugin.doctor import diagnose  # imports verl and torch, which take seconds
-
+    try:
+        from r1reward_verl.plugin.doctor import diagnose  # imports verl and torch, which take seconds
+    except Exception as error:  # verl hides a plugin that cannot be imported
+        traceback.print_exc()
+        print(
+            f"PROBLEM  the plugin cannot be imported ({type(error).__name__}: {error}), and verl would not say so: "
+            "install r1reward-verl again, with the versions that it pins"
+        )
+        return 1
     return diagnose(overrides or [], dry_run=dry_run)

@@ -164,13 +164,13 @@ class TestPlugins:
 
     def test_a_plugin_that_fails_to_import_is_loud(self, tmp_path: Path):
         # A fresh process, because this one has imported the sound plugin. verl hides the failure.
-        package = tmp_path / "r1reward_verl" / "plugin.py"
+        package = tmp_path / "r1reward_verl" / "plugin" / "__init__.py"
         code = (
-            "import sys, r1reward_verl, r1reward_verl.plugin.doctor\n"
-            f"r1reward_verl.__path__.insert(0, {str(package.parent)!r})\n"
-            "sys.exit(r1reward_verl.plugin.doctor.diagnose([]))"
+            "import sys, r1reward_verl, r1reward_verl.cli\n"
+            f"r1reward_verl.__path__.insert(0, {str(package.parent.parent)!r})\n"
+            "sys.exit(r1reward_verl.cli.main(['doctor']))"
         )
-        package.parent.mkdir()
+        package.parent.mkdir(parents=True)
         package.write_text("raise RuntimeError('a broken plugin')")
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
         assert done.returncode == 1
