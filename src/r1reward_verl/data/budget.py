@@ -37,7 +37,7 @@ class Budget:
         self._returned = asyncio.Event()
 
     def cost(self, read: int | None, written: int | None) -> float | None:
-        """Return the cost of so many tokens; None if price or numbers are unknown."""
+        """Return the cost of tokens read and written; None if price or numbers are unknown."""
         if self._price is None or read is None or written is None:
             return None
         return (read * self._price[0] + written * self._price[1]) / 1e6

@@ -162,8 +162,8 @@ class Journal:
                     self._count(entry, place)
             except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise JournalError(
-                    f"{self.path}:{number} is no line of a journal ({type(error).__name__}: {error}): put back a "
-                    "whole copy, or begin a new one (--fresh; the old one is kept under another name)"
+                    f"{self.path}:{number} is not a line of a journal ({type(error).__name__}: {error}): put back a "
+                    "whole copy, or start a new one (--fresh; the old one is kept under another name)"
                 ) from None
             if number == 1:
                 self._compare(entry, settings)
@@ -175,8 +175,8 @@ class Journal:
                 f"{name} was {excerpt(header.get(name))} and is {excerpt(settings[name])} now" for name in differ
             )
             raise ValueError(
-                f"the calls in {self.path} were made otherwise: {values}. Use the same, name another output, or begin "
-                "anew (--fresh; the old journal is kept under another name)"
+                f"the calls in {self.path} were made with other settings: {values}. Use the same, name another output, or start "
+                "again (--fresh; the old journal is kept under another name)"
             )
 
     def attempts(self, row: int) -> int:
@@ -193,7 +193,7 @@ class Journal:
         return max(self._attempts, default=0)
 
     def finished(self, attempts: int) -> int:
-        """Return how many rows need no further call, with so many attempts at most."""
+        """Return the number of rows that need no further call within `attempts`."""
         pairs = zip(self._attempts, self._places, strict=True)
         return sum(place > 0 or made >= attempts for made, place in pairs)
 

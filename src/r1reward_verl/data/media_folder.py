@@ -78,9 +78,9 @@ class MediaSettler:
     """Finds, checks and hashes the media of preferences, and gives those without a file one. Thread-safe.
 
     Args:
-        root: folder below which paths are meant; None if there are none.
+        root: folder below which paths are meant; None if there is no such folder.
         store: where bytes go; None leaves them in the preference, and puts the content of checked files there, too.
-        frames: at most so many of a video.
+        frames: largest number of frames of a video.
         check: whether files are opened at all. If not, paths stay as they are, and videos unsampled.
 
     Raises:

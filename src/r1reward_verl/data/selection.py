@@ -29,7 +29,7 @@ class Difficulties:
 
     Attributes:
         attempts: that were made until one agreed with the label.
-        least: so many attempts, or more; None for none of these.
+        least: smallest number of attempts; None for no such bound.
         unsolved: whether those that no attempt solved are in it.
         everything: whether all are in it, annotated or not.
     """
@@ -50,7 +50,7 @@ class Difficulties:
         numbers = {word for word in words if re.fullmatch(r"[1-9][0-9]{0,3}\+?", word, re.ASCII)}
         if wrong := sorted(words - numbers - {UNSOLVED, "all"}):
             raise ValueError(
-                f"{wrong[0]!r} is no difficulty: give attempts (2), so many or more (2+), {UNSOLVED} or all"
+                f"{wrong[0]!r} is not a difficulty: give attempts (2), a smallest number (2+), {UNSOLVED} or all"
             )
         return cls(
             frozenset(int(word) for word in numbers if word.isdecimal()),
@@ -64,7 +64,7 @@ class Difficulties:
         return ",".join([*words, *([UNSOLVED] * self.unsolved), *(["all"] * self.everything)])
 
     def has(self, difficulty: int, solved: bool) -> bool:
-        """Tell whether a preference with so many attempts (0: not annotated) is in it."""
+        """Tell whether a preference with this number of attempts (0: not annotated) is in it."""
         if self.everything or not difficulty:
             return self.everything
         if not solved:

@@ -207,14 +207,14 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(path, damage):
     filled(path, call(1))
     path.write_bytes(path.read_bytes() + damage + b"\n" + json.dumps(vars(call(2))).encode() + b"\n")
     before = path.read_bytes()
-    with pytest.raises(JournalError, match=f"{path.name}:3 is no line of a journal.*--fresh"):
+    with pytest.raises(JournalError, match=f"{path.name}:3 is not a line of a journal.*--fresh"):
         Journal(path, SETTINGS)
     assert path.read_bytes() == before
 
 
 def test_a_file_that_is_no_journal_is_left_alone(path):
     path.write_text('{"id": 1}\n')
-    with pytest.raises(JournalError, match=r":1 is no line of a journal"):
+    with pytest.raises(JournalError, match=r":1 is not a line of a journal"):
         Journal(path, SETTINGS)
     assert path.read_text() == '{"id": 1}\n'
 

@@ -594,7 +594,7 @@ def test_the_command_says_what_it_wrote(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rl-difficulty", "hard"], "'hard' is no difficulty"),
+        (["--rl-difficulty", "hard"], "'hard' is not a difficulty"),
         (["--sft-difficulty", "1,unsolved"], "the SFT set cannot have what no attempt solved"),
         (["--cap", "a"], "'a' is not SOURCE=N"),
         (["--cap", "a=1", "--cap", "a=2"], "a source is given twice"),

@@ -42,7 +42,7 @@ def _read_row(row: Row) -> tuple[Preference, str]:
     identity, given = required_text(row, "ID"), required_text(row, "Category")
     category = _CATEGORIES.get(given.lower())
     if category is None:
-        raise UnknownCategoryError(f"Category is {given!r}, which is none of {', '.join(_CATEGORIES)}")
+        raise UnknownCategoryError(f"Category is {given!r}, not one of {', '.join(_CATEGORIES)}")
     category = category or ("math" if identity.lower().startswith("math") else "coding")
     better = row.get("Better")
     if better not in ("Output1", "Output2"):
