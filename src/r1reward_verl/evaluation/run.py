@@ -211,7 +211,8 @@ def evaluate(
             error = _judge(engine, needs, work, run, total, progress)
         if file_stamp(data) != before and sha256_of(data) != sha256:
             raise EvaluationError(
-                f"{os.fspath(data)} has changed since the run began: put it back, or remove {run.folder} and start again"
+                f"{os.fspath(data)} has changed since the run began: put it back, or remove {run.folder} and start "
+                "again"
             )
         if run.count >= total:
             run.commit()
