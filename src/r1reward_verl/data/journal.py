@@ -175,8 +175,8 @@ class Journal:
                 f"{name} was {excerpt(header.get(name))} and is {excerpt(settings[name])} now" for name in differ
             )
             raise ValueError(
-                f"the calls in {self.path} were made with other settings: {values}. Use the same, name another output, or "
-                "start again (--fresh; the old journal is kept under another name)"
+                f"the calls in {self.path} were made with other settings: {values}. Use the same, name another output, "
+                "or start again (--fresh; the old journal is kept under another name)"
             )
 
     def attempts(self, row: int) -> int:
