@@ -12,7 +12,7 @@ from typing import Any
 
 from r1reward_verl.data.annotation import AnnotateSettings
 from r1reward_verl.data.budget import Budget
-from r1reward_verl.data.duplicates import Seen, digest
+from r1reward_verl.data.duplicates import digest
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.journal import Call, Journal
 from r1reward_verl.data.preference import Preference, to_row
@@ -43,12 +43,12 @@ class AnnotationError(R1RewardError):
 
 def read_unique(path: str) -> Iterator[tuple[int, Preference] | RowError]:
     """Read preferences; one whose id was there before is a `RowError`."""
-    ids = Seen()
+    ids: dict[bytes, int] = {}
     for item in read_preferences(path):
         if not isinstance(item, RowError):
             number, preference = item
-            first = ids.first(digest(preference.source, preference.id), number)
-            if first is not None:
+            first = ids.setdefault(digest(preference.source, preference.id), number)
+            if first != number:
                 reason = f"id {excerpt(preference.id)} of {excerpt(preference.source)} stands already in row {first}"
                 yield RowError(number, reason, excerpt(preference.id))
                 continue

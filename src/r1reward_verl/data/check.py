@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from r1reward_verl.data.columns import column_faults
-from r1reward_verl.data.duplicates import Seen, digest
+from r1reward_verl.data.duplicates import digest
 from r1reward_verl.data.preference import Preference, from_row
 from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.rows import (
@@ -405,7 +405,8 @@ class _Run:
 
     def __init__(self, result: Result, limit: int, file: IO[str] | None, length: PromptLength | None) -> None:
         self.result, self.limit, self.file, self.length = result, limit, file, length
-        self.contents, self.ids = Seen(), Seen()
+        self.contents: dict[bytes, int] = {}
+        self.ids: dict[bytes, int] = {}
         self.unmeasured = self.addresses = 0
 
     def add(self, problem: Problem) -> None:
@@ -429,13 +430,14 @@ class _Run:
 
     def _compare(self, row: _Row) -> None:
         keys = [picture.found or picture.sha256 or str(picture.source) for picture in row.pictures]
-        first = self.contents.first(digest(*row.texts, *keys), row.number << 1 | bool(row.better_first))
-        if first is not None:
-            opposite = ", with the opposite label" if first & 1 != bool(row.better_first) else ""
+        here = row.number << 1 | bool(row.better_first)
+        first = self.contents.setdefault(digest(*row.texts, *keys), here)
+        if first != here:
+            opposite = ", with the opposite label" if first & 1 != here & 1 else ""
             row.wrong("duplicate", "", None, f"the same as row {first >> 1:,}{opposite}")
         elif row.identity is not None:
-            first = self.ids.first(digest(*row.identity), row.number)
-            if first is not None:
+            first = self.ids.setdefault(digest(*row.identity), row.number)
+            if first != row.number:
                 row.wrong("id", "", row.identity[1], f"row {first:,} has this id, with another content")
 
     def _measure(self, row: _Row, length: PromptLength) -> None:

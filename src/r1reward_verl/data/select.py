@@ -32,7 +32,7 @@ from typing import IO, Annotated, Any
 import msgspec
 import numpy as np
 
-from r1reward_verl.data.duplicates import Seen, digest
+from r1reward_verl.data.duplicates import digest
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema, swap
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import SCHEMA, Preference, from_row, to_row
@@ -106,7 +106,7 @@ class _Reading:
         self.sources: dict[str, int] = {}
         self.difficulties: Counter[str] = Counter()
         self.media: Counter[str] = Counter()
-        self._ids = Seen()
+        self._ids: dict[bytes, int] = {}
         self._columns = {name: array(code) for name, code in zip(_COLUMNS, "hbbIQQQQq", strict=True)}
         self._groups: dict[int, int] = {}
         self._checked = lru_cache(maxsize=4096)(check_picture)
@@ -118,8 +118,9 @@ class _Reading:
             ValueError: it cannot be used.
         """
         self._check(preference)
-        first = self._ids.first(digest(preference.source, preference.id), file << 40 | number)
-        if first is not None:
+        here = file << 40 | number
+        first = self._ids.setdefault(digest(preference.source, preference.id), here)
+        if first != here:
             where = f"{self.inputs[first >> 40]}:{first & (1 << 40) - 1}"
             raise ValueError(
                 f"id {excerpt(preference.id)} of source {excerpt(preference.source)} stands already in {where}"
