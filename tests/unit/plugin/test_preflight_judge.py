@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from chat_server import Answer, ChatServer
 from r1reward_verl.plugin.doctor import compose
-from r1reward_verl.plugin.preflight import Problem, check_judge
+from r1reward_verl.plugin.preflight.config import Problem
+from r1reward_verl.plugin.preflight.judge import check_judge
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import r1reward_verl.recipes
-from r1reward_verl.plugin import preflight
 from r1reward_verl.plugin.doctor import compose
+from r1reward_verl.plugin.preflight.checks import CHECKS
 
 ROOT = Path(next(iter(r1reward_verl.recipes.__path__)))
 
@@ -95,7 +95,7 @@ def test_passes_the_preflight(
         monkeypatch.setenv("VERL_PLATFORM", "cpu")
     else:
         monkeypatch.delenv("VERL_PLATFORM", raising=False)
-    checks = {name: list(check(config)) for name, check in preflight.CHECKS.items()}
+    checks = {name: list(check(config)) for name, check in CHECKS.items()}
     found = {name for name, problems in checks.items() if problems}
     assert found == {"model", "data"} | ({"settings"} if judge == "endpoint" else set()), "the user's part"
 

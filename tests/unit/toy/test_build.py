@@ -14,7 +14,7 @@ from r1reward_verl.cli import main
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import SCHEMA
 from r1reward_verl.judgement import PROMPT, build_prompt
-from r1reward_verl.plugin.preflight import check_data
+from r1reward_verl.plugin.preflight.data import check_data
 from r1reward_verl.toy import world
 from r1reward_verl.toy.build import Sizes, build
 from r1reward_verl.toy.judge import JudgeNotLearned
