@@ -37,7 +37,7 @@ def command_group(text: str, modules: Mapping[str, str]) -> typer.Typer:
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             if cmd_name not in modules:
                 return None
-            app = _app(modules[cmd_name])
+            app = importlib.import_module(modules[cmd_name]).app
             app._add_completion = False  # only `r1reward` itself offers to install it
             command = typer.main.get_command(app)
             command.name = cmd_name
@@ -51,24 +51,6 @@ def command_group(text: str, modules: Mapping[str, str]) -> typer.Typer:
     )
     group.callback()(lambda: None)
     return group
-
-
-def _app(module: str) -> typer.Typer:
-    found = importlib.import_module(module)
-    if hasattr(found, "app"):
-        return found.app
-    # A command that still parses its own arguments.
-    app = typer.Typer(add_completion=False)
-
-    @app.command(
-        help=(found.__doc__ or "").split("\n")[0],
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )
-    def run(context: typer.Context) -> int:
-        return int(found.main(context.args))
-
-    return app
 
 
 def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:

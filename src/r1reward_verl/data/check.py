@@ -1,101 +1,48 @@
-"""`r1reward data check FILE`: everything that is wrong with a data file, row by row.
+"""Check: everything that is wrong with a data file, row by row.
 
-FILE is what `r1reward data` writes, or another file in one of its forms: preferences, rows for verl's `main_ppo`, rows
-for verl's SFT trainer. Its columns tell which. The exit code is 0 where nothing is wrong, 1 where something is, 2
-where the command cannot be carried out; a warning alone changes nothing about it.
+A file is what `r1reward data` writes, or another one in one of its forms: preferences, rows for verl's `main_ppo`, rows
+for verl's SFT trainer. Its columns tell which.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import os
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Annotated
 
 from r1reward_verl.data.columns import column_faults
 from r1reward_verl.data.duplicates import digest
-from r1reward_verl.data.preference import Preference, from_row
-from r1reward_verl.data.readers import RowError, read_rows
+from r1reward_verl.data.prompt_length import Limits, PromptLength, Size, limits_of
+from r1reward_verl.data.readers import read_rows
+from r1reward_verl.data.row_checks import WAYS_OUT, CheckedRow, MediaCheck, RowProblem, check_row
 from r1reward_verl.data.rows import (
     KINDS,
     Kind,
     columns_of,
-    frames_of,
     kind_of,
-    label_of,
     marks_of,
-    media_of,
-    named_label,
     number_of_rows,
-    prompt_fault,
-    trace_of,
 )
 from r1reward_verl.data.statistics import uneven
-from r1reward_verl.judgement import Choice, build_prompt, parse
-from r1reward_verl.media import Media, decoded, image_source, is_remote, look_at, resolve
-from r1reward_verl.text import excerpt
-
-if TYPE_CHECKING:
-    from r1reward_verl.data.prompt_length import PromptLength
+from r1reward_verl.recipes import data_section
+from r1reward_verl.settings import Settings, setting
 
 _THREADS = 8
 _AHEAD = 32  # rows whose pictures are looked at before their turn
 _VALUE, _REASON = 32, 400  # characters of a value and of a reason in the table
-
-WAYS_OUT = {
-    "file": "Write it again, or copy it anew",
-    "columns": "Write the column with this type, or convert the file with `r1reward data convert`",
-    "row": "Correct the row, or leave it out",
-    "label": "Write 1 or 2, the better response",
-    "messages": 'Write [{"role": "user", "content": …}, …]',
-    "markers": "Write one marker into the text for each picture and video",
-    "media": "Replace the file, or leave the row out",
-    "sha256": "The file is not the one that was converted: restore it, or convert again",
-    "trace": "Annotate the row again, or leave it out",
-    "length": "Leave the row out, lower --max-pixels, or raise the limit here and in training",
-    "duplicate": "Leave one of the two out",
-    "id": "Give each preference of a source an id of its own",
-}
-"""Kinds of problems, and what to do about them."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong.
-
-    Attributes:
-        kind: key of `WAYS_OUT`.
-        row: its number, from 1 on (of jsonl and CSV: its line); 0 for the file as a whole.
-        column: where it stands, "" if in no particular one.
-        value: the value, shortened; "" where there is none to show.
-        reason: what is wrong with it.
-    """
-
-    kind: str
-    row: int
-    column: str
-    value: str
-    reason: str
-
-    @property
-    def way_out(self) -> str:
-        """What to do about it."""
-        return WAYS_OUT[self.kind]
+_RL, _SFT = data_section("r1_reward"), data_section("cold_start")
 
 
 @dataclass
-class Result:
+class CheckReport:
     """What a check found.
 
     Attributes:
@@ -116,7 +63,7 @@ class Result:
     rows: int = 0
     seconds: float = 0.0
     problems: Counter[str] = field(default_factory=Counter)
-    shown: list[Problem] = field(default_factory=list)
+    shown: list[RowProblem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     labels: Counter[int] = field(default_factory=Counter)
     longest: tuple[int, int] | None = None
@@ -143,7 +90,7 @@ class Result:
         return "\n".join(lines)
 
 
-def _table(problems: Iterable[Problem]) -> Iterator[str]:
+def _table(problems: Iterable[RowProblem]) -> Iterator[str]:
     rows = [
         (f"{problem.row:,}" if problem.row else "", problem.column, _cut(problem.value, _VALUE), problem)
         for problem in sorted(problems, key=lambda problem: problem.row)
@@ -164,225 +111,11 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def recipe(name: str) -> Mapping[str, Any]:
-    """Return the section `data` of one of the project's recipes."""
-    from omegaconf import OmegaConf
-
-    content = OmegaConf.create((files("r1reward_verl.recipes") / "recipe" / f"{name}.yaml").read_text("utf-8"))
-    section = OmegaConf.to_container(content.data, resolve=False)
-    assert isinstance(section, dict)
-    return section
-
-
-@dataclass
-class _Picture:
-    """A picture or frame of a row, and what was found about it."""
-
-    column: str
-    entry: Any
-    source: Any
-    """Bytes or path; None for what stands in no file of this machine."""
-    sha256: str | None = None
-    """As the row has it."""
-    video: int | None = None
-    found: str | None = None
-    """The sha256 of the file."""
-    size: tuple[int, int] | None = None
-
-    @property
-    def remote(self) -> bool:
-        """Whether it stands at an address."""
-        return is_remote(self.source) and not self.source.startswith("data:")
-
-
-@dataclass
-class _Row:
-    """A row on its way through the check."""
-
-    number: int
-    problems: list[Problem] = field(default_factory=list)
-    label: Choice | None = None
-    better_first: bool | None = None
-    """Which of the two texts is the better one, whatever their order."""
-    texts: tuple[str, ...] = ()
-    """What makes two rows the same, besides their media."""
-    identity: tuple[str, ...] | None = None
-    messages: list[dict[str, Any]] | None = None
-    pictures: list[_Picture] = field(default_factory=list)
-    videos: list[Any] = field(default_factory=list)
-    rows: int = 1
-
-    def wrong(self, kind: str, column: str, value: Any, reason: str) -> None:
-        self.problems.append(Problem(kind, self.number, column, "" if value is None else excerpt(value), reason))
-
-
-def _read(item: Any, kind: Kind) -> _Row:
-    if isinstance(item, RowError):
-        row = _Row(item.number, rows=item.rows or 0)
-        row.wrong("row" if item.rows == 1 else "file", "", item.raw, item.reason)
-        return row
-    number, values = item
-    row = _Row(number)
-    {"preferences": _read_preference, "rl": _read_rl, "sft": _read_sft}[kind](row, values)
-    return row
-
-
-def _read_preference(row: _Row, values: Mapping[str, Any]) -> None:
-    try:
-        preference = from_row(values)
-    except ValueError as error:
-        reason = str(error)
-        first = reason.split(" ", 1)[0]
-        column = first if first in values else "images" if first == "media" else ""
-        row.wrong("label" if column == "label" else "row", column, values.get(column), reason)
-        return
-    row.label = preference.label
-    responses = sorted((preference.response_1, preference.response_2))
-    row.better_first = responses[0] == (preference.response_1, preference.response_2)[preference.label - 1]
-    row.texts = (preference.question, *responses, str(len(preference.images)))
-    row.identity = (preference.source, preference.id)
-    row.messages = [{"role": "user", "content": _prompt(preference)}]
-    row.pictures = [_media_picture("images", media) for media in preference.images]
-    if preference.video is not None:
-        row.videos = [{}]
-        row.pictures += [_media_picture("video", media, 0) for media in preference.video]
-    if preference.trace is not None:
-        _check_trace(row, "trace", preference.trace, preference.label)
-
-
-def _prompt(preference: Preference) -> str:
-    markers = "<image>" * len(preference.images) + "<video>" * (preference.video is not None)
-    return markers + build_prompt(preference.question, preference.response_1, preference.response_2)
-
-
-def _media_picture(column: str, media: Media, video: int | None = None) -> _Picture:
-    return _Picture(column, None, media.data or media.path, media.sha256, video)
-
-
-def _read_rl(row: _Row, values: Mapping[str, Any]) -> None:
-    if not isinstance(values.get("data_source"), str) or not values["data_source"]:
-        row.wrong("row", "data_source", values.get("data_source"), "the name of a source is needed")
-    try:
-        row.label = label_of(values)
-        row.better_first = row.label == 1
-    except ValueError as error:
-        model = values.get("reward_model")
-        found = model.get("ground_truth") if isinstance(model, Mapping) else model
-        row.wrong("label", "reward_model", found, str(error))
-    _read_messages(row, values, "prompt", str(values.get("data_source")))
-
-
-def _read_sft(row: _Row, values: Mapping[str, Any]) -> None:
-    _read_messages(row, values, "messages", "")
-    if row.messages is None:
-        return
-    try:
-        trace = trace_of(values)
-    except ValueError as error:
-        row.wrong("messages", "messages", None, str(error))
-        return
-    known = named_label(values)
-    _check_trace(row, "messages", trace, known)
-    row.label = known or parse(trace).choice
-
-
-def _check_trace(row: _Row, column: str, trace: str, label: Choice | None) -> None:
-    verdict = parse(trace)
-    if verdict.choice is None:
-        row.wrong("trace", column, trace[-_VALUE:], f"it is no judgement ({verdict.reason})")
-    elif label is not None and verdict.choice != label:
-        row.wrong("trace", column, verdict.choice, f"it names response {verdict.choice}, and the label is {label}")
-
-
-def _read_messages(row: _Row, values: Mapping[str, Any], column: str, source: str) -> None:
-    messages = values.get(column)
-    media: dict[str, list[Any]] = {}
-    for name in ("images", "videos"):
-        try:
-            media[name] = media_of(values, name)
-        except ValueError as error:
-            row.wrong("media", name, values[name], str(error))
-            return
-    markers = {"<image>": ("images", media["images"]), "<video>": ("videos", media["videos"])}
-    if fault := prompt_fault(messages, column, markers):
-        row.wrong("markers" if isinstance(messages, list) else "messages", column, None, fault[0])
-    elif not messages or not all(isinstance(one.get("role"), str) and one.get("content") for one in messages):
-        row.wrong("messages", column, messages, "each message needs a role and a content")
-    else:
-        row.messages = [{"role": one["role"], "content": one["content"]} for one in messages]
-    about = values.get("extra_info")
-    if isinstance(about, Mapping):
-        key = next((about[name] for name in ("id", "pair_id") if about.get(name) is not None), None)
-        if key is not None:
-            # Validation rows come in both orders.
-            row.identity = (str(about.get("source") or source), str(key), str(about.get("order")))
-    row.texts = (json.dumps(messages, default=str),)
-    row.pictures = [_Picture("images", entry, image_source(entry)) for entry in media["images"]]
-    row.videos = media["videos"]
-    for place, video in enumerate(row.videos):
-        row.pictures += [_Picture("videos", video, image_source(frame), video=place) for frame in frames_of(video)]
-
-
-class _Files:
-    """Looks at the pictures of rows; thread-safe."""
-
-    def __init__(self, root: str | None, open_them: bool) -> None:
-        self.root = root
-        self.open_them = open_them
-        # Data sets ask several questions about a picture, mostly in rows that follow each other.
-        self._look_at = lru_cache(maxsize=4096)(look_at)
-
-    def look(self, row: _Row) -> None:
-        for picture in row.pictures:
-            try:
-                self._look(picture)
-            except ValueError as error:
-                # Pictures as bytes are not shown: nobody knows one by its beginning.
-                value = picture.source if isinstance(picture.source, str) else None
-                row.wrong("media", picture.column, value, str(error))
-                continue
-            if picture.sha256 and picture.found and picture.found != picture.sha256:
-                reason = f"its sha256 is {picture.found[:12]}…, the row has {picture.sha256[:12]}…"
-                row.wrong("sha256", picture.column, picture.source, reason)
-
-    def _look(self, picture: _Picture) -> None:
-        source = picture.source
-        if isinstance(source, str) and source.startswith("data:"):
-            source = decoded(source)
-        if isinstance(source, bytes):
-            if self.open_them:
-                picture.found, picture.size = look_at(source)
-            else:
-                picture.found = hashlib.sha256(source).hexdigest()
-        elif is_remote(source):
-            return
-        elif not isinstance(source, str):
-            raise ValueError(
-                f"missing: {excerpt(picture.entry)} holds neither the bytes of an encoded picture nor a path"
-            )
-        elif self.open_them:
-            path = source.removeprefix("file://")
-            if self.root is not None and not os.path.isabs(path):
-                path = resolve(self.root, path)
-            if not os.path.exists(path):
-                raise ValueError(f"the file {excerpt(path)} does not exist")
-            # A video that was not sampled yet is a folder of frames, or a file that is no picture.
-            if picture.video is None or not _is_video(path):
-                picture.found, picture.size = self._look_at(path)
-
-
-_VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv", ".ts", ".ogv", ".wmv")
-
-
-def _is_video(path: str) -> bool:
-    return os.path.isdir(path) or path.lower().endswith(_VIDEOS)
-
-
-def _in_turn(rows: Iterable[_Row], files: _Files, pool: ThreadPoolExecutor) -> Iterator[_Row]:
+def _in_turn(rows: Iterable[CheckedRow], files: MediaCheck, pool: ThreadPoolExecutor) -> Iterator[CheckedRow]:
     """Yield the rows in their order, their pictures looked at by the pool, a few rows ahead at most."""
-    waiting: deque[tuple[_Row, Future[None] | None]] = deque()
+    waiting: deque[tuple[CheckedRow, Future[None] | None]] = deque()
 
-    def first() -> _Row:
+    def first() -> CheckedRow:
         row, future = waiting.popleft()
         if future is not None:
             future.result()
@@ -400,23 +133,25 @@ def _in_turn(rows: Iterable[_Row], files: _Files, pool: ThreadPoolExecutor) -> I
         yield first()
 
 
-class _Run:
+class Checker:
     """What is known so far: compares each row with those before it, measures it and counts what is wrong."""
 
-    def __init__(self, result: Result, limit: int, file: IO[str] | None, length: PromptLength | None) -> None:
+    def __init__(self, result: CheckReport, limit: int, file: IO[str] | None, length: PromptLength | None) -> None:
         self.result, self.limit, self.file, self.length = result, limit, file, length
         self.contents: dict[bytes, int] = {}
         self.ids: dict[bytes, int] = {}
         self.unmeasured = self.addresses = 0
 
-    def add(self, problem: Problem) -> None:
+    def add(self, problem: RowProblem) -> None:
+        """Count a problem, and keep or write it."""
         self.result.problems[problem.kind] += 1
         if self.result.problems[problem.kind] <= self.limit:
             self.result.shown.append(problem)
         if self.file is not None:
             self.file.write(json.dumps({**asdict(problem), "way_out": problem.way_out}, ensure_ascii=False) + "\n")
 
-    def finish(self, row: _Row) -> None:
+    def finish(self, row: CheckedRow) -> None:
+        """Compare a row with those before it, measure it, and take its problems."""
         self.result.rows += row.rows
         if row.label is not None:
             self.result.labels[row.label] += 1
@@ -428,7 +163,7 @@ class _Run:
         for problem in row.problems:
             self.add(problem)
 
-    def _compare(self, row: _Row) -> None:
+    def _compare(self, row: CheckedRow) -> None:
         keys = [picture.found or picture.sha256 or str(picture.source) for picture in row.pictures]
         here = row.number << 1 | bool(row.better_first)
         first = self.contents.setdefault(digest(*row.texts, *keys), here)
@@ -440,9 +175,7 @@ class _Run:
             if first != row.number:
                 row.wrong("id", "", row.identity[1], f"row {first:,} has this id, with another content")
 
-    def _measure(self, row: _Row, length: PromptLength) -> None:
-        from r1reward_verl.data.prompt_length import Limits, Size, limits_of
-
+    def _measure(self, row: CheckedRow, length: PromptLength) -> None:
         images: list[tuple[Size, Limits]] = []
         videos: list[list[Size]] = [[] for _ in row.videos]
         for picture in row.pictures:
@@ -466,6 +199,7 @@ class _Run:
             row.wrong("length", "", None, f"{tokens:,} tokens, more than {self.result.bound:,}")
 
     def warn(self) -> None:
+        """Add the warnings that hold for the file as a whole."""
         result = self.result
         if result.kind and (found := uneven(result.labels)):
             result.warnings.append(
@@ -478,36 +212,69 @@ class _Run:
             result.warnings.append(f"{self.addresses:,} rows have pictures at addresses, which were not looked at")
 
 
-def check(
-    path: str | os.PathLike[str],
-    *,
-    model: str | None = None,
-    media_root: str | os.PathLike[str] | None = None,
-    media: bool = True,
-    max_prompt_length: int | None = None,
-    max_length: int | None = None,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-    limit: int = 20,
-    json_file: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
-) -> Result:
-    """Look at every row of a data file.
+class CheckSettings(Settings, frozen=True, kw_only=True):
+    """How a data file is checked."""
 
-    A file whose columns do not fit is looked at no further.
+    model: Annotated[
+        str | None,
+        setting("Folder or name of the model whose processor measures the rows; without it none is measured."),
+    ] = None
+    max_prompt_length: Annotated[
+        int | None,
+        setting(
+            f"Largest number of tokens of a prompt [default: the recipe's {_RL['max_prompt_length']}].", metavar="N"
+        ),
+    ] = None
+    max_length: Annotated[
+        int | None,
+        setting(
+            "Largest number of tokens of an SFT row, prompt and judgement "
+            f"[default: the recipe's {_SFT['max_length']}].",
+            metavar="N",
+        ),
+    ] = None
+    min_pixels: Annotated[
+        int | None,
+        setting(
+            "Smallest number of pixels of a picture, as the processor is told "
+            f"[default: the recipe's {_RL['mm_processor_kwargs']['min_pixels']}].",
+            metavar="N",
+        ),
+    ] = None
+    max_pixels: Annotated[
+        int | None,
+        setting(
+            "Largest number of pixels of a picture, as the processor is told "
+            f"[default: the recipe's {_RL['mm_processor_kwargs']['max_pixels']}].",
+            metavar="N",
+        ),
+    ] = None
+    media_root: Annotated[
+        str | None,
+        setting(
+            "Folder below which relative paths are meant; without it the working directory, as in verl.",
+            flag="--media",
+            metavar="ROOT",
+        ),
+    ] = None
+    open_media: Annotated[
+        bool,
+        setting("Open pictures as far as their headers, and hash them.", flag="--open-media/--no-media"),
+    ] = True
+    limit: Annotated[int, setting("Largest number of problems of each kind to show.", metavar="N", ge=0)] = 20
+    json_file: Annotated[
+        str | None, setting("File to write all problems to, as jsonl.", flag="--json", metavar="OUT")
+    ] = None
+
+
+def check(
+    path: str | os.PathLike[str], settings: CheckSettings | None = None, *, progress: bool | None = None
+) -> CheckReport:
+    """Look at every row of a data file. A file whose columns do not fit is looked at no further.
 
     Args:
         path: file as `read_rows` reads it.
-        model: folder or name of the checkpoint whose processor measures the rows; None measures none.
-        media_root: folder below which relative paths are meant; None for the working directory, as verl does.
-        media: whether pictures are opened as far as their header, and hashed.
-        max_prompt_length: tokens that a prompt may have (preferences: in the project's own prompt). This and all
-            that follow are the recipes' where they are None.
-        max_length: tokens that prompt and judgement of an SFT row may have.
-        min_pixels: of a picture, as the processor is told.
-        max_pixels: as well.
-        limit: problems of each kind that `Result.shown` keeps.
-        json_file: jsonl file for all of them; there when it is complete.
+        settings: how; None for the defaults.
         progress: whether to show a bar; None for on terminals only.
 
     Raises:
@@ -516,26 +283,26 @@ def check(
     from PIL import Image
     from tqdm import tqdm
 
+    settings = settings or CheckSettings()
+    model, media_root, json_file = settings.model, settings.media_root, settings.json_file
     start = time.monotonic()
     rows = read_rows(path)
-    if model is not None and not media:
+    if model is not None and not settings.open_media:
         raise ValueError("prompts are measured with their pictures: leave out either the model or --no-media")
     if media_root is not None and not os.path.isdir(media_root):
-        raise ValueError(f"the media root {os.fspath(media_root)!r} is no folder")
-    result = Result(os.fspath(path))
+        raise ValueError(f"the media root {os.fspath(media_root)!r} is not a folder")
+    result = CheckReport(os.fspath(path))
     with ExitStack() as stack:
         file = None
         if json_file is not None:
             partial = Path(f"{os.fspath(json_file)}.partial")
             stack.callback(partial.unlink, missing_ok=True)
             file = stack.enter_context(partial.open("w", encoding="utf-8", errors="backslashreplace"))
-        run = _Run(result, limit, file, None)
+        run = Checker(result, settings.limit, file, None)
         if _check_columns(run):
             assert result.kind is not None
             if model is not None:
-                run.length, result.bound = _length(
-                    result.kind, model, max_prompt_length, max_length, min_pixels, max_pixels
-                )
+                run.length, result.bound = _length(result.kind, model, settings)
             root = None if media_root is None else os.path.realpath(media_root)
             # Their sizes are looked at in any case; here, since filters are the process's and not a thread's.
             stack.enter_context(warnings.catch_warnings())
@@ -544,11 +311,11 @@ def check(
             hidden = None if progress is None else not progress
             bar = stack.enter_context(closing(tqdm(total=number_of_rows(path), unit="row", disable=hidden)))
             kind = result.kind
-            for row in _in_turn((_read(item, kind) for item in rows), _Files(root, media), pool):
+            for row in _in_turn((check_row(item, kind) for item in rows), MediaCheck(root, settings.open_media), pool):
                 run.finish(row)
                 bar.update()
             if not result.rows and not result.problems:
-                run.add(Problem("file", 0, "", "", "it has no rows"))
+                run.add(RowProblem("file", 0, "", "", "it has no rows"))
             run.warn()
         if file is not None:
             file.close()
@@ -557,104 +324,38 @@ def check(
     return result
 
 
-def _check_columns(run: _Run) -> bool:
+def _check_columns(run: Checker) -> bool:
     """Find out what the file holds; return whether its rows can be looked at."""
     result = run.result
     try:
         columns = columns_of(result.file)
     except ValueError as error:
-        run.add(Problem("file", 0, "", "", str(error)))
+        run.add(RowProblem("file", 0, "", "", str(error)))
         return False
     result.kind = kind_of(columns)
     if result.kind is None:
         known = "; ".join(f"{what}: {', '.join(marks_of(kind))}" for kind, what in KINDS.items())
         reason = f"its columns are of no known kind (there are: {', '.join(columns)}; {known})"
-        run.add(Problem("columns", 0, "", "", reason))
+        run.add(RowProblem("columns", 0, "", "", reason))
     elif result.file.endswith(".parquet"):
         from pyarrow import parquet
 
         for name, reason in column_faults(parquet.read_schema(result.file), result.kind):
-            run.add(Problem("columns", 0, name, "", reason))
+            run.add(RowProblem("columns", 0, name, "", reason))
     return not result.problems
 
 
-def _length(
-    kind: Kind,
-    model: str,
-    max_prompt_length: int | None,
-    max_length: int | None,
-    min_pixels: int | None,
-    max_pixels: int | None,
-) -> tuple[PromptLength, int]:
+def _length(kind: Kind, model: str, settings: CheckSettings) -> tuple[PromptLength, int]:
     """Return what measures the rows of a file, and the bound of their lengths."""
-    from r1reward_verl.data.prompt_length import PromptLength
-
-    given = recipe("cold_start" if kind == "sft" else "r1_reward")
+    given = _SFT if kind == "sft" else _RL
     pixels = given["mm_processor_kwargs"]
-    least = pixels["min_pixels"] if min_pixels is None else min_pixels
-    most = pixels["max_pixels"] if max_pixels is None else max_pixels
+    least = pixels["min_pixels"] if settings.min_pixels is None else settings.min_pixels
+    most = pixels["max_pixels"] if settings.max_pixels is None else settings.max_pixels
     if not 0 < least <= most:
         raise ValueError(f"pictures of {least:,} to {most:,} pixels: the bounds must be positive, the lower one first")
-    asked = max_length if kind == "sft" else max_prompt_length
+    asked = settings.max_length if kind == "sft" else settings.max_prompt_length
     bound = given["max_length" if kind == "sft" else "max_prompt_length"] if asked is None else asked
     try:
         return PromptLength(model, least, most, whole=kind == "sft"), bound
     except (OSError, ValueError) as error:
         raise ValueError(f"the processor of {model!r} cannot be loaded: {error}") from error
-
-
-def _parser() -> argparse.ArgumentParser:
-    rl, sft = recipe("r1_reward"), recipe("cold_start")
-    parser = argparse.ArgumentParser(
-        prog="r1reward data check",
-        description="Say everything that is wrong with a data file: preferences, or what verl trains on.",
-        epilog="exit code: 0 nothing is wrong, 1 something is, 2 this command cannot be carried out",
-    )
-    parser.add_argument("file", metavar="FILE", help="a file of `r1reward data`, or another one of its forms")
-    parser.add_argument("--model", help="folder or name of the model whose processor measures the rows")
-    parser.add_argument(
-        "--max-prompt-length",
-        type=int,
-        metavar="N",
-        help=f"tokens of a prompt (default: the recipe's {rl['max_prompt_length']})",
-    )
-    parser.add_argument(
-        "--max-length",
-        type=int,
-        metavar="N",
-        help=f"tokens of prompt and judgement in an SFT file (default: the recipe's {sft['max_length']})",
-    )
-    for name in ("min_pixels", "max_pixels"):
-        default = rl["mm_processor_kwargs"][name]
-        text = f"bound of a picture's size (default: the recipe's {default})"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
-    parser.add_argument("--media", metavar="ROOT", help="folder below which relative paths are meant")
-    parser.add_argument("--no-media", action="store_true", help="open no pictures")
-    parser.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="problems of each kind to show (default: %(default)s)"
-    )
-    parser.add_argument("--json", metavar="OUT", help="write all problems to this jsonl file, too")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `r1reward data check`."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    try:
-        result = check(
-            options.file,
-            model=options.model,
-            media_root=options.media,
-            media=not options.no_media,
-            max_prompt_length=options.max_prompt_length,
-            max_length=options.max_length,
-            min_pixels=options.min_pixels,
-            max_pixels=options.max_pixels,
-            limit=options.limit,
-            json_file=options.json,
-        )
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    print(result)
-    return 1 if result.problems else 0

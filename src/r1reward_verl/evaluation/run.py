@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from r1reward_verl.data.check import recipe
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.engines.base import Engine, EngineError, Judgement, Prompt, Sampling, Work
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, FRAMES, Benchmark, Case
@@ -29,6 +28,7 @@ from r1reward_verl.evaluation.folder import MAX_SAMPLES, ORDERS, RunFolder
 from r1reward_verl.evaluation.metrics import compute_metrics, reference_metrics
 from r1reward_verl.evaluation.verdicts import FAILED, load_run
 from r1reward_verl.judgement import PROMPT, build_prompt, load_template
+from r1reward_verl.recipes import data_section
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import sha256_of
 
@@ -36,7 +36,7 @@ _SYNC_EVERY = 2.0  # seconds
 
 
 def _recipe_pixels(name: str) -> int:
-    return int(recipe("r1_reward")["mm_processor_kwargs"][name])
+    return int(data_section("r1_reward")["mm_processor_kwargs"][name])
 
 
 class EvaluateSettings(Settings, frozen=True, kw_only=True):

@@ -11,12 +11,24 @@ import pytest
 from PIL import Image
 
 from factories import bomb, png
-from r1reward_verl.data.check import WAYS_OUT, check, main, recipe
+from r1reward_verl.cli import main as cli
+from r1reward_verl.data.check import CheckSettings
+from r1reward_verl.data.check import check as run_check
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema
 from r1reward_verl.data.preference import SCHEMA, Preference, to_row
 from r1reward_verl.data.prompt_length import PromptLength
+from r1reward_verl.data.row_checks import WAYS_OUT
 from r1reward_verl.judgement import build_prompt
 from r1reward_verl.media import Media, check_picture
+from r1reward_verl.recipes import data_section as recipe
+
+
+def main(arguments):
+    return cli(["data", "check", *arguments])
+
+
+def check(path, progress=None, **settings):
+    return run_check(path, CheckSettings(**settings), progress=progress)
 
 
 def judgement(label):
@@ -200,14 +212,12 @@ def test_a_name_or_option_that_cannot_be_used(tmp_path, capsys):
     for argv, words in [
         ([str(tmp_path / "none.parquet")], "no file"),
         ([str(tmp_path / "a.txt")], "no known format"),
-        ([path, "--media", "/no/such"], "'/no/such' is no folder"),
+        ([path, "--media", "/no/such"], "'/no/such' is not a folder"),
         ([path, "--model", "/no/such/model"], "/no/such/model"),
         ([path, "--model", "m", "--no-media"], "--no-media"),
         ([path, "--json", "/no/such/folder/out.jsonl"], "/no/such/folder"),
     ]:
-        with pytest.raises(SystemExit) as exit_:
-            main(argv)
-        assert exit_.value.code == 2
+        assert main(argv) == 2
         assert words in capsys.readouterr().err
 
 
@@ -331,7 +341,7 @@ def test_media(tmp_path, picture):
         strict=True,
     ):
         assert words in reason
-    assert problems(tmp_path / "a.parquet", media=False) == []
+    assert problems(tmp_path / "a.parquet", open_media=False) == []
 
 
 def test_relative_paths_are_meant_below_the_root_and_nowhere_else(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ app = command_group(
     "Prepare data: convert, annotate, select, check, look.",
     {
         "annotate": "r1reward_verl.cli.data.annotate",
-        "check": "r1reward_verl.data.check",
+        "check": "r1reward_verl.cli.data.check",
         "convert": "r1reward_verl.cli.data.convert",
         "report": "r1reward_verl.cli.data.report",
         "select": "r1reward_verl.cli.data.select",
