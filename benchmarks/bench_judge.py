@@ -137,9 +137,9 @@ def elapsed(call: Callable[..., object], *arguments: Any) -> float:
 
 async def score_all(judge: ModelJudge, texts: Iterable[str]) -> None:
     scorer = Scorer(judge=judge)
-    scores = await asyncio.gather(*(scorer.score(text, 1) for text in texts))
+    scores = await asyncio.gather(*(scorer.reward(text, 1) for text in texts))
     await judge.close()
-    assert all(score.score == 2.0 and score.opinion.status == "judged" for score in scores)
+    assert all(score.total == 2.0 and score.opinion.status == "judged" for score in scores)
 
 
 def score_one_by_one(address: str, texts: Iterable[str]) -> None:

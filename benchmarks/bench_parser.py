@@ -122,7 +122,7 @@ def scoring(texts: list[str]) -> Callable[[], None]:
 
     async def score_all() -> None:
         for text, label in labelled:
-            await scorer.score(text, label)
+            await scorer.reward(text, label)
 
     return lambda: asyncio.run(score_all())
 

@@ -22,8 +22,8 @@ def main() -> None:
     print(build_prompt("What colour is the circle?", "It is green.", "It is a circle."), end="\n\n")
     scorer = Scorer()
     for name, text in JUDGEMENTS.items():
-        score = asyncio.run(scorer.score(text, LABEL))
-        print(f"{name:40} reward {score.score:.1f}  choice {score.verdict.choice}  {score.verdict.reason or ''}")
+        reward = asyncio.run(scorer.reward(text, LABEL))
+        print(f"{name:40} reward {reward.total:.1f}  choice {reward.verdict.choice}  {reward.verdict.reason or ''}")
 
 
 if __name__ == "__main__":

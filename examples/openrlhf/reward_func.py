@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from r1reward_verl.judgement import Choice, parse_label
-from r1reward_verl.rewards.scorer import Score, Scorer
+from r1reward_verl.rewards.scorer import Reward, Scorer
 from r1reward_verl.rewards.settings import RewardSettings
 from r1reward_verl.rewards.statistics import reward_metrics
 
@@ -59,7 +59,7 @@ def reward_func(
     parts = [reward_metrics([score.as_info()]) for score in scores]
     names = [name for name in (parts[0] if parts else ()) if not name.startswith("judge/latency_s/")]
     return {
-        "rewards": torch.tensor([score.score for score in scores]),
+        "rewards": torch.tensor([score.total for score in scores]),
         "scores": torch.tensor([score.result for score in scores]),
         "extra_logs": {name: torch.tensor([part[name] for part in parts]) for name in names},
     }
@@ -132,7 +132,7 @@ class _Scoring:
         # OpenRLHF before 0.9.1 sends `reward_func`, and this with it, to Ray workers.
         return _Scoring, (self._settings,)
 
-    def score(self, texts: Sequence[str], labels: Sequence[Choice]) -> list[Score]:
+    def score(self, texts: Sequence[str], labels: Sequence[Choice]) -> list[Reward]:
         with self._lock:
             if self._loop is None:
                 self._scorer = Scorer(self._settings)
@@ -141,8 +141,8 @@ class _Scoring:
                 atexit.register(self._close)
         return asyncio.run_coroutine_threadsafe(self._score_all(texts, labels), self._loop).result()
 
-    async def _score_all(self, texts: Sequence[str], labels: Sequence[Choice]) -> list[Score]:
-        return await asyncio.gather(*map(self._scorer.score, texts, labels))
+    async def _score_all(self, texts: Sequence[str], labels: Sequence[Choice]) -> list[Reward]:
+        return await asyncio.gather(*map(self._scorer.reward, texts, labels))
 
     def _close(self) -> None:
         close = getattr(self._scorer.judge, "close", None)

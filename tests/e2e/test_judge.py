@@ -30,7 +30,7 @@ def check_rewards_are_the_judges(training: Training, steps: range) -> None:
     agree = []
     for step in steps:
         for row in training.rollouts(step):
-            expected = asyncio.run(Scorer().score(row["output"], row["gts"])).score
+            expected = asyncio.run(Scorer().reward(row["output"], row["gts"])).total
             agree.append(abs(expected - row["score"]) < 1e-6)
     assert len(agree) == 32 * len(steps)
     assert sum(agree) / len(agree) >= 0.9

@@ -47,7 +47,7 @@ class R1RewardManager(RewardManagerBase):
         """Score the last sequence of `data`, a batch that holds one trajectory.
 
         Returns:
-            `reward_score`, and in `reward_extra_info` the parts of it (see `scorer.Score.as_info`), `reward_seconds`
+            `reward_score`, and in `reward_extra_info` the parts of it (see `scorer.Reward.as_info`), `reward_seconds`
             from call to return, and what `validation` needs besides: `label` and `pair_id` ("" if the row has none) as
             text; `supported`, 1.0 if by the rules the reasoning supports the verdict, right or wrong;
             `response_tokens` and `reasoning_characters`.
@@ -67,10 +67,10 @@ class R1RewardManager(RewardManagerBase):
                 f"reward_model.ground_truth of row {about.get('index', 'unknown')} of data source "
                 f"{row.get('data_source')!r}: {error}"
             ) from None
-        score = await self.scorer.score(text, label)
-        pair, verdict = about.get("pair_id"), score.verdict
+        reward = await self.scorer.reward(text, label)
+        pair, verdict = about.get("pair_id"), reward.verdict
         info = {
-            **score.as_info(),
+            **reward.as_info(),
             "label": str(label),
             "pair_id": "" if pair is None else str(pair),
             "supported": float(verdict.choice is not None and conclusion(verdict.think) == verdict.choice),
@@ -78,7 +78,7 @@ class R1RewardManager(RewardManagerBase):
             "reasoning_characters": float(len(verdict.think)),
             "reward_seconds": time.perf_counter() - start,
         }
-        return {"reward_score": score.score, "reward_extra_info": info}
+        return {"reward_score": reward.total, "reward_extra_info": info}
 
     def _decode(self, item: Any) -> tuple[str, int]:
         response = item.batch["responses"]

@@ -26,12 +26,12 @@ async def compute_score(
         extra_info: not looked at; verl passes it.
 
     Returns:
-        `score` and its parts (see `scorer.Score.as_info`).
+        `score` and its parts (see `scorer.Reward.as_info`).
 
     Raises:
         ValueError: a label other than 1 or 2.
     """
-    return (await _scorer().score(solution_str, ground_truth)).as_info()
+    return (await _scorer().reward(solution_str, ground_truth)).as_info()
 
 
 @lru_cache(maxsize=1)

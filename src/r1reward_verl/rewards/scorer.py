@@ -13,18 +13,18 @@ from r1reward_verl.rewards.settings import RewardSettings
 
 
 @dataclass(frozen=True)
-class Score:
+class Reward:
     """The reward of one judgement and what it is made of.
 
     Attributes:
-        score: the reward (see `rules.combine`).
+        total: the reward (see `rules.combine`).
         result: 1.0 if the right response was chosen, else 0.0.
         format: 1.0 if the tags keep the contract, else 0.0.
-        opinion: what the judge said; skipped where it could not change the reward.
-        verdict: what was read from the judgement.
+        opinion: opinion of the judge; skipped where it could not change the reward.
+        verdict: what the parser read.
     """
 
-    score: float
+    total: float
     result: float
     format: float
     opinion: Opinion
@@ -37,7 +37,7 @@ class Score:
         for its majority vote.
         """
         return {
-            "score": self.score,
+            "score": self.total,
             "acc": self.result,
             "result": self.result,
             "format": self.format,
@@ -65,8 +65,8 @@ class Scorer:
         self._asks = bool(self.settings.consistency_weight) and not isinstance(self.judge, NoJudge)
         self._weights = self.settings.weights
 
-    async def score(self, text: str, label: Any) -> Score:
-        """Score the text of a judgement against its label.
+    async def reward(self, text: str, label: Any) -> Reward:
+        """Return the reward of a judgement with this label.
 
         Raises:
             ValueError: a label other than 1 or 2.
@@ -78,5 +78,5 @@ class Scorer:
         # The consistency of a wrong answer is multiplied by a result of 0: asking would change nothing.
         if self._asks and result and verdict.choice:
             opinion = await self.judge.judge(verdict.think, verdict.choice)
-        score = combine(result, opinion.consistency, well_formed, self._weights)
-        return Score(score, result, well_formed, opinion, verdict)
+        total = combine(result, opinion.consistency, well_formed, self._weights)
+        return Reward(total, result, well_formed, opinion, verdict)

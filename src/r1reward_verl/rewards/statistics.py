@@ -13,7 +13,7 @@ def reward_metrics(infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Sum up the parts of a step's rewards.
 
     Args:
-        infos: one for each judgement, as `scorer.Score.as_info` gives them.
+        infos: one for each judgement, as `scorer.Reward.as_info` gives them.
 
     Returns:
         `reward/...`: means of result, format, consistency (of what was judged) and unparsable; `seconds_total`: what

@@ -27,7 +27,7 @@ class Spy:
 
 def score(text: str, opinion: Opinion, **settings):
     spy = Spy(opinion)
-    return asyncio.run(Scorer(RewardSettings(**settings), spy).score(text, 1)), spy.asked
+    return asyncio.run(Scorer(RewardSettings(**settings), spy).reward(text, 1)), spy.asked
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def score(text: str, opinion: Opinion, **settings):
 )
 def test_a_right_answer_is_worth_what_the_judge_says(opinion, expected):
     result, asked = score(RIGHT, opinion)
-    assert result.score == expected
+    assert result.total == expected
     assert asked == [("So response 1 is better.", 1)]
     assert result.opinion == opinion
 
@@ -60,14 +60,14 @@ def test_a_right_answer_is_worth_what_the_judge_says(opinion, expected):
 def test_the_judge_is_asked_only_where_it_can_change_the_reward(text, settings, expected):
     result, asked = score(text, Opinion(1.0, "judged"), **settings)
     assert not asked
-    assert result.score == expected
+    assert result.total == expected
     assert result.opinion.status == "skipped"
 
 
 def test_a_malformed_right_answer_read_leniently_is_judged():
     result, asked = score(MALFORMED, Opinion(-1.0, "judged"), lenient="answer_tag")
     assert asked
-    assert result.score == 0.5
+    assert result.total == 0.5
 
 
 def test_the_same_keys_whatever_happened():
