@@ -458,7 +458,7 @@ def test_prompts_are_as_long_as_verl_measures_them(tmp_path, model):
     from transformers import AutoProcessor
     from verl.utils.dataset import rl_dataset
 
-    from r1reward_verl.plugin.rl_dataset import PreferenceDataset
+    from r1reward_verl.plugin.datasets import PreferenceDataset
 
     items = [
         preference(0),
@@ -519,7 +519,7 @@ def test_sft_rows_are_as_long_as_verl_makes_them(tmp_path, model):
     from omegaconf import OmegaConf
     from transformers import AutoProcessor
 
-    from r1reward_verl.plugin.sft_dataset import JudgementDataset
+    from r1reward_verl.plugin.datasets import JudgementDataset
 
     items = [preference(index, images=pictures(tmp_path, size)) for index, size in enumerate([(64, 64), (1000, 800)])]
     path = sft(tmp_path / "a.parquet", items)

@@ -18,7 +18,7 @@ from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema, sw
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.judgement import build_prompt, parse
 from r1reward_verl.media import Media
-from r1reward_verl.plugin.rl_dataset import PreferenceDataset
+from r1reward_verl.plugin.datasets import PreferenceDataset
 from r1reward_verl.toy.model import build_processor
 
 TRACE = "<think>The first names the colour.\nSo response 1 is better.</think><answer>1</answer>"
@@ -67,7 +67,7 @@ def write(path, rows, schema):
 
 def rl_dataset(tmp_path, processor, rows, inline, own=True):
     file = write(tmp_path / "rl.parquet", rows, rl_schema(inline))
-    own = {"custom_cls": {"path": "pkg://r1reward_verl.plugin.rl_dataset", "name": "PreferenceDataset"}} if own else {}
+    own = {"custom_cls": {"path": "pkg://r1reward_verl.plugin.datasets", "name": "PreferenceDataset"}} if own else {}
     limits = {"filter_overlong_prompts": True, "filter_overlong_prompts_workers": None, "max_prompt_length": 2000}
     config = OmegaConf.create({"cache_dir": str(tmp_path / "cache"), **limits, **own})
     return create_rl_dataset(file, config, processor.tokenizer, processor)
@@ -110,7 +110,7 @@ def test_main_ppo_reads_every_kind_of_row(tmp_path, processor, preferences, medi
 def test_the_sft_trainer_reads_every_kind_of_row(tmp_path, processor, preferences, media, own):
     rows = [sft_row(one, index=i) for i, one in enumerate(preferences)]
     bounds = {"mm_processor_kwargs": {"min_pixels": 3136, "max_pixels": 3136}}
-    ours = {"path": "pkg://r1reward_verl.plugin.sft_dataset", "name": "JudgementDataset"}
+    ours = {"path": "pkg://r1reward_verl.plugin.datasets", "name": "JudgementDataset"}
     config = {"custom_cls": ours, **bounds} if own else {}
     dataset = sft_dataset(tmp_path, processor, rows, media[0].data is not None, **config)
     assert type(dataset).__name__ == ("JudgementDataset" if own else MultiTurnSFTDataset.__name__)

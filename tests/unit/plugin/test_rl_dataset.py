@@ -17,7 +17,7 @@ from verl.utils.dataset import rl_dataset
 from verl.utils.dataset.rl_dataset import RLHFDataset, get_dataset_class
 
 from r1reward_verl.judgement import build_prompt
-from r1reward_verl.plugin.rl_dataset import PreferenceDataset, render_messages
+from r1reward_verl.plugin.datasets import PreferenceDataset, render_messages
 
 TEMPLATE = "Q: {question}\nA: {response_1}\nB: {response_2}"
 TEXTS = {"question": "What colour?", "response_1": "green", "response_2": "white"}
@@ -62,7 +62,7 @@ def build(tmp_path, tokenizer):
         settings = {
             "cache_dir": str(tmp_path / "cache"),
             "filter_overlong_prompts": False,
-            "custom_cls": {"path": "pkg://r1reward_verl.plugin.rl_dataset", "name": "PreferenceDataset"},
+            "custom_cls": {"path": "pkg://r1reward_verl.plugin.datasets", "name": "PreferenceDataset"},
         }
         data_config = OmegaConf.create({**settings, **config})
         processor = tokenizer if any(row["images"] for row in rows) else None
@@ -72,7 +72,7 @@ def build(tmp_path, tokenizer):
 
 
 def test_verl_finds_the_class_by_its_package_path():
-    section = {"custom_cls": {"path": "pkg://r1reward_verl.plugin.rl_dataset", "name": "PreferenceDataset"}}
+    section = {"custom_cls": {"path": "pkg://r1reward_verl.plugin.datasets", "name": "PreferenceDataset"}}
     assert get_dataset_class(OmegaConf.create(section)) is PreferenceDataset
 
 

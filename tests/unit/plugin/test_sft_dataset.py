@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor
 from verl.trainer.sft_trainer import create_sft_dataset
 
-from r1reward_verl.plugin.sft_dataset import JudgementDataset
+from r1reward_verl.plugin.datasets import JudgementDataset
 from r1reward_verl.toy.model import save_model
 
 TRACE = "<think>Both were read.</think><answer>1</answer>"
@@ -44,7 +44,7 @@ def dataset(tmp_path: Path, processor, rows: list[dict], **options) -> Judgement
     file = tmp_path / "sft.parquet"
     pq.write_table(pa.Table.from_pylist(rows), file)
     settings = {"max_length": 400, "pad_mode": "no_padding", "truncation": "error", **options}
-    settings["custom_cls"] = {"path": "pkg://r1reward_verl.plugin.sft_dataset", "name": "JudgementDataset"}
+    settings["custom_cls"] = {"path": "pkg://r1reward_verl.plugin.datasets", "name": "JudgementDataset"}
     found = create_sft_dataset([str(file)], OmegaConf.create(settings), processor.tokenizer, processor)
     assert type(found).__name__ == "JudgementDataset"
     return found

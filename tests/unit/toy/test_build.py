@@ -97,7 +97,7 @@ class TestVerlReadsIt:
         if own_class:
             (tmp_path / "template.txt").write_text("{question} {response_1} {response_2}")
             config["prompt_template"] = str(tmp_path / "template.txt")
-            config["custom_cls"] = {"path": "pkg://r1reward_verl.plugin.rl_dataset", "name": "PreferenceDataset"}
+            config["custom_cls"] = {"path": "pkg://r1reward_verl.plugin.datasets", "name": "PreferenceDataset"}
         file = toy / "val.parquet"
         dataset = create_rl_dataset(str(file), OmegaConf.create(config), processor.tokenizer, processor)
         assert (type(dataset) is RLHFDataset) != own_class

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 OWN_LOSS_CONFIG = "r1reward_verl.plugin.loss_config.StableReinforceLossConfig"
-OWN_DATASET = ("pkg://r1reward_verl.plugin.rl_dataset", "PreferenceDataset")
+OWN_DATASET = ("pkg://r1reward_verl.plugin.datasets", "PreferenceDataset")
 
 
 @dataclass(frozen=True)
