@@ -28,6 +28,8 @@ def check_text(name: str, value: Any) -> None:
     """Raise ValueError, naming `name`, unless a value is a text that is not blank and that UTF-8 can hold."""
     if not isinstance(value, str) or not value or value.isspace():
         raise ValueError(f"{name} is {excerpt(value)}; a text that is not empty is needed")
+    if value.isascii():
+        return
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -18,11 +18,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from r1reward_verl.data.annotation import API_KEY, AnnotateSettings, AnnotationReport
 from r1reward_verl.data.annotator import AnnotationError, Annotator, read_unique

@@ -11,9 +11,10 @@ Media stand in forms that verl's own datasets and `qwen_vl_utils` read, besides 
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
+
+from msgspec.structs import replace
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.engines.messages import MediaPosition

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from r1reward_verl.data import preference
 from r1reward_verl.data.preference import Preference, from_batch, from_row
 from r1reward_verl.data.readers import RowError, batch_rows, read_rows
 from r1reward_verl.text import excerpt
@@ -28,9 +29,7 @@ def read_preferences(path: str | os.PathLike[str]) -> Iterator[tuple[int, Prefer
 
 
 def _from_batch(batch: pa.RecordBatch, number: int) -> Iterator[Any]:
-    from r1reward_verl.data.preference import SCHEMA
-
-    if batch.schema.equals(SCHEMA):
+    if batch.schema.equals(preference.SCHEMA):  # made at first use: it needs pyarrow
         with suppress(ValueError):
             return enumerate(from_batch(batch), number)
     return batch_rows(batch, number)

@@ -8,9 +8,10 @@ import re
 import shutil
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.media import PICTURE_SUFFIXES, Media, check_picture, frame_names, resolve, sampled, video_frames

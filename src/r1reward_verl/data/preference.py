@@ -7,13 +7,15 @@ is always valid: whatever makes one checks its values, and an error names the fi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, make_dataclass, replace
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec.structs import force_setattr, replace
+
 from r1reward_verl.judgement import Choice, parse_label
-from r1reward_verl.media import SHA256, Media
+from r1reward_verl.media import Media
 from r1reward_verl.text import check_text, excerpt
 
 if TYPE_CHECKING:
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
     """Columns of a preference file, in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Preference:
+class Preference(msgspec.Struct, frozen=True):
     """Two responses to a question, and which one is better.
 
     Attributes:
@@ -58,14 +59,20 @@ class Preference:
     trace: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("id", "source", "category", "question", "response_1", "response_2"):
-            check_text(name, getattr(self, name))
+        # Written out, since this runs for every row that is read.
+        check_text("id", self.id)
+        check_text("source", self.source)
+        check_text("category", self.category)
+        check_text("question", self.question)
+        check_text("response_1", self.response_1)
+        check_text("response_2", self.response_2)
         if self.response_1 == self.response_2:
             raise ValueError(f"response_1 and response_2 are the same text: {excerpt(self.response_1)}")
-        object.__setattr__(self, "label", parse_label(self.label))
-        object.__setattr__(self, "images", _media_tuple("images", self.images))
+        if type(self.label) is not int or self.label not in (1, 2):
+            force_setattr(self, "label", parse_label(self.label))
+        force_setattr(self, "images", _media_tuple("images", self.images))
         if self.video is not None:
-            object.__setattr__(self, "video", _media_tuple("video", self.video))
+            force_setattr(self, "video", _media_tuple("video", self.video))
             if not self.video:
                 raise ValueError("video has no frames; without a video it is None")
         if self.difficulty is not None and (type(self.difficulty) is not int or not 1 <= self.difficulty < 2**15):
@@ -122,64 +129,39 @@ def from_row(row: Mapping[str, Any]) -> Preference:
 
 
 def from_batch(batch: pa.RecordBatch) -> list[Preference | dict[str, Any]]:
-    """Return the preference of each row of a batch in `SCHEMA`; the row itself where `from_row` has to look closer.
+    """Return the preference of each row of a batch in `SCHEMA`; the row itself where it is none.
 
-    Preferences are those that `from_row` makes, in a third of its time: what the schema guarantees is not checked
-    again.
+    Column by column, in half the time that `from_row` takes for the rows one by one.
 
     Raises:
         ValueError: a text is no UTF-8.
     """
     columns = [column.to_pylist() for column in batch.columns]
-    return [_quick(values) or dict(zip(_FIELDS, values, strict=True)) for values in zip(*columns, strict=True)]
+    return [_preference(values) for values in zip(*columns, strict=True)]
 
 
-def _quick(values: tuple[Any, ...]) -> Preference | None:
+def _preference(values: tuple[Any, ...]) -> Preference | dict[str, Any]:
     ident, source, category, question, response_1, response_2, label, images, video, difficulty, trace = values
-    if not (ident and source and category and question and response_1 and response_2):
-        return None
-    if ident.isspace() or source.isspace() or category.isspace() or question.isspace():
-        return None
-    if response_1.isspace() or response_2.isspace() or response_1 == response_2 or (label != 1 and label != 2):
-        return None
-    if trace is not None and (not trace or trace.isspace()):
-        return None
-    if images is None or (difficulty is not None and difficulty < 1):
-        return None
-    images = _quick_media(images)
-    if images is None:
-        return None
-    if video is not None:
-        video = _quick_media(video)
-        if not video:
-            return None
-    draft = _Draft(ident, source, category, question, response_1, response_2, label, images, video, difficulty, trace)
-    draft.__class__ = Preference
-    return draft
+    try:
+        images = _media(images)
+        video = None if video is None else _media(video)
+        return Preference(
+            ident, source, category, question, response_1, response_2, label, images, video, difficulty, trace
+        )
+    except (ValueError, TypeError):  # a TypeError of null, where there has to be a list
+        return dict(zip(_FIELDS, values, strict=True))
 
 
-def _quick_media(rows: Sequence[Mapping[str, Any]]) -> tuple[Media, ...] | None:
-    media = []
-    for row in rows:
-        path, data, sha256 = row["path"], row["bytes"], row["sha256"]
-        if path is None:
-            if not data:
-                return None
-        elif data is not None or not path or ":" in path or "\0" in path or path.isspace():
-            return None
-        if sha256 is not None and not SHA256.fullmatch(sha256):
-            return None
-        draft = _MediaDraft(path, data, sha256)
-        draft.__class__ = Media
-        media.append(draft)
-    return tuple(media)
+def _media(rows: Iterable[Mapping[str, Any]]) -> tuple[Media, ...]:
+    return tuple([Media(row["path"], row["bytes"], row["sha256"]) for row in rows])
 
 
 def _media_tuple(name: str, value: Any) -> tuple[Media, ...]:
-    if not isinstance(value, tuple | list):
+    if not isinstance(value, (tuple, list)):
         raise ValueError(f"{name} is {excerpt(value)}; a tuple of Media is needed")
-    if wrong := [item for item in value if not isinstance(item, Media)]:
-        raise ValueError(f"{name} holds {excerpt(wrong[0])}, which is no Media")
+    for item in value:
+        if not isinstance(item, Media):
+            raise ValueError(f"{name} holds {excerpt(item)}, which is no Media")
     return tuple(value)
 
 
@@ -193,11 +175,7 @@ def _media_from(name: str, value: Any) -> tuple[Media, ...]:
     return tuple(Media(item.get("path"), item.get("bytes"), item.get("sha256")) for item in value)
 
 
-_FIELDS = tuple(field.name for field in fields(Preference))
-# A class's own __init__ is the fastest way to fill an object, and those of frozen classes take three times as long. So
-# an object of the same layout is filled and then declared to be what it is.
-_Draft: Any = make_dataclass("_Draft", _FIELDS, slots=True)
-_MediaDraft: Any = make_dataclass("_MediaDraft", [field.name for field in fields(Media)], slots=True)
+_FIELDS = Preference.__struct_fields__
 
 
 @lru_cache(maxsize=1)

@@ -24,13 +24,13 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from r1reward_verl.data.duplicates import digest
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema, swap

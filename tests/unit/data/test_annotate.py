@@ -15,11 +15,11 @@ import time
 import tracemalloc
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from chat_server import Answer, ChatServer, completion

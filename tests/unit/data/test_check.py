@@ -3,11 +3,11 @@
 import io
 import json
 import random
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from factories import bomb, png

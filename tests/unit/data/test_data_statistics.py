@@ -3,13 +3,13 @@
 import json
 import random
 import statistics as exact
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
+from msgspec.structs import replace
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.rows import difficulty_of

@@ -5,10 +5,10 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from r1reward_verl.data.duplicates import NearDuplicates, content, digest, normalised
 from r1reward_verl.data.preference import Preference

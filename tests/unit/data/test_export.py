@@ -2,11 +2,11 @@
 
 import asyncio
 import io
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoProcessor

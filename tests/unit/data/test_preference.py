@@ -4,11 +4,11 @@ import math
 import random
 import subprocess
 import sys
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from r1reward_verl.data.preference import SCHEMA, Preference, from_row, place, to_row
 from r1reward_verl.media import Media

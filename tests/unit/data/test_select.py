@@ -7,12 +7,12 @@ import resource
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from factories import png
 from r1reward_verl.cli import main as cli

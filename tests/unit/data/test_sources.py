@@ -3,10 +3,10 @@
 import base64
 import json
 import sys
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
+from msgspec.structs import replace
 
 from factories import png
 from r1reward_verl.data.preference import Preference

@@ -6,7 +6,7 @@ Sources: github.com/Kwai-YuanQi/MM-RLHF at 7c8af1d, `llava/eval/cal_performance_
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import Row

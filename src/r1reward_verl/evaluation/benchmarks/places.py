@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from r1reward_verl.media import Media, frame_names, resolve, sampled
 from r1reward_verl.text import excerpt

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.evaluation.benchmarks.base import Benchmark
 
-BENCHMARK = Benchmark(name="preferences", categories=(), forms=(tuple(field.name for field in fields(Preference)),))
+BENCHMARK = Benchmark(name="preferences", categories=(), forms=(Preference.__struct_fields__,))
