@@ -13,12 +13,10 @@ REGISTRATION = {PACKAGE / "plugin" / "__init__.py", PACKAGE / "plugin" / "prefli
 UNMENDED_IMPORTS = {
     "cli/doctor.py",
     "data/columns.py",
-    "data/files.py",
     "data/rows.py",
     "toy/build.py",
 }
 UNMENDED_SIZES = {
-    "data/select.py",
     "engines/chat.py",
 }
 

@@ -14,216 +14,39 @@ texts wait in a file beside OUT_DIR.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
-import re
-import struct
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from msgspec.structs import replace
 
-from r1reward_verl.data.duplicates import digest
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema, swap
 from r1reward_verl.data.files import read_preferences
-from r1reward_verl.data.preference import SCHEMA, Preference, from_row, to_row
+from r1reward_verl.data.preference import SCHEMA, Preference, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.data.rows import NONE, difficulty_of
+from r1reward_verl.data.select_reading import Reading, Spool
 from r1reward_verl.data.selection import SETS, Chosen, Keys, Rules, choose
 from r1reward_verl.data.statistics import Statistics, ordered, uneven
 from r1reward_verl.data.statistics_plots import plot
 from r1reward_verl.engines.messages import MediaPosition
 from r1reward_verl.errors import R1RewardError
-from r1reward_verl.judgement import PROMPT, parse
-from r1reward_verl.media import Media, check_picture
+from r1reward_verl.judgement import PROMPT
+from r1reward_verl.media import Media
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import ParquetOutput, Rejects, replaced_folder, write_json
-from r1reward_verl.text import excerpt
 
 _WRITTEN_BY = "r1reward data select"
 _FILES = {*(f"{name}.parquet" for name in (*SETS, "held_out")), "card.json", "card.png", "rejects.jsonl"}
-_FRAME = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?)$", re.IGNORECASE)
 
 
 class SelectionError(R1RewardError):
     """Nothing was written, and the message says why and the way out."""
-
-
-class _Spool:
-    """Preferences on the disk, to be read again in another order."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = path.open("w+b")
-        self._end = 0
-        self._offsets = array("Q")
-
-    def add(self, preference: Preference) -> None:
-        row = to_row(preference)
-        line = (
-            json.dumps(row, ensure_ascii=False, default=lambda data: base64.b64encode(data).decode()).encode() + b"\n"
-        )
-        self._offsets.append(self._end)
-        self._end += self._file.write(line)
-
-    def get(self, index: int) -> Preference:
-        self._file.seek(self._offsets[index])
-        row = json.loads(self._file.readline())
-        for media in (*row["images"], *(row["video"] or ())):
-            if media["bytes"] is not None:
-                media["bytes"] = base64.b64decode(media["bytes"])
-        return from_row(row)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Reading:
-    """All that is known after the input has been read once.
-
-    Args:
-        spool: where the preferences go.
-        inputs: names of the files.
-        rules: of the selection.
-        inline: whether pictures are to be embedded, which have to be there then.
-    """
-
-    def __init__(self, spool: _Spool, inputs: Sequence[str], rules: Rules, inline: bool) -> None:
-        self.spool = spool
-        self.inputs = inputs
-        self.rules = rules
-        self.inline = inline
-        self.rows: Counter[str] = Counter()
-        self.lost_files: list[str] = []
-        self.sources: dict[str, int] = {}
-        self.difficulties: Counter[str] = Counter()
-        self.media: Counter[str] = Counter()
-        self._ids: dict[bytes, int] = {}
-        self._columns = {name: array(code) for name, code in zip(_COLUMNS, "hbbIQQQQq", strict=True)}
-        self._groups: dict[int, int] = {}
-        self._checked = lru_cache(maxsize=4096)(check_picture)
-
-    def add(self, file: int, number: int, preference: Preference) -> None:
-        """Take a preference.
-
-        Raises:
-            ValueError: it cannot be used.
-        """
-        self._check(preference)
-        here = file << 40 | number
-        first = self._ids.setdefault(digest(preference.source, preference.id), here)
-        if first != here:
-            where = f"{self.inputs[first >> 40]}:{first & (1 << 40) - 1}"
-            raise ValueError(
-                f"id {excerpt(preference.id)} of source {excerpt(preference.source)} stands already in {where}"
-            )
-        self.spool.add(preference)
-        self.difficulties[difficulty_of(preference)] += 1
-        media = (*preference.images, *(preference.video or ()))
-        forms = {"paths" if one.data is None else "bytes" for one in media}
-        self.media["both" if len(forms) > 1 else next(iter(forms), "none")] += 1
-        seed = str(self.rules.seed)
-        drawn = hashlib.blake2b("\0".join((seed, preference.source, preference.id)).encode(), digest_size=24)
-        values = (
-            preference.difficulty or 0,
-            preference.trace is not None,
-            preference.label,
-            self.sources.setdefault(preference.source, len(self.sources)),
-            *struct.unpack("<3Q", drawn.digest()),
-            *(self._grouped(preference) if self.rules.val else (0, 0)),
-        )
-        for name, value in zip(_COLUMNS, values, strict=True):
-            self._columns[name].append(value)
-
-    def _check(self, preference: Preference) -> None:
-        if preference.trace is not None:
-            verdict = parse(preference.trace)
-            if verdict.reason is not None:
-                raise ValueError(f"the trace is no judgement ({verdict.reason}): {excerpt(preference.trace[-200:])}")
-            if verdict.choice != preference.label:
-                raise ValueError(f"the trace says {verdict.choice}, the label {preference.label}")
-        video = preference.video or ()
-        for media in (*preference.images, *video):
-            if media.path is not None and not os.path.isabs(media.path):
-                raise ValueError(
-                    f"the media path {excerpt(media.path)} is relative, and verl would look for it wherever it runs: "
-                    "`r1reward data convert --media ROOT` makes paths absolute"
-                )
-        if len(video) == 1 and video[0].path is not None and not _FRAME.search(video[0].path):
-            raise ValueError(
-                f"the video {excerpt(video[0].path)} is not cut into frames: convert it without --no-check-media"
-            )
-        if self.inline:
-            for media in (*preference.images, *video):
-                if media.path is not None and media.sha256 not in (None, self._checked(media.path)):
-                    raise ValueError(f"{excerpt(media.path)} is not the file any more whose sha256 stands in the row")
-
-    def _grouped(self, preference: Preference) -> tuple[int, int]:
-        """Return a draw, and the number of the first preference that has something in common with this one."""
-        own = len(self._columns["group"])
-        names = list(_identities(preference))
-        identities = [int.from_bytes(digest(str(self.rules.seed), name)[:8], "little") for name in names]
-        roots = {_root(self._columns["group"], self._groups[one]) for one in identities if one in self._groups}
-        root = min(roots, default=own)
-        for other in roots:
-            self._columns["group"][other] = root
-        for one in identities:
-            self._groups[one] = root
-        # By contents where they are known: files may be moved.
-        draws = [one for one, name in zip(identities, names, strict=True) if not name.startswith("path ")]
-        return min(draws or identities), root
-
-    def keys(self) -> Keys:
-        """Return what decides about the preferences."""
-        group = self._columns["group"]
-        roots = np.fromiter((_root(group, index) for index in range(len(group))), np.int64, len(group))
-        columns = {name: np.frombuffer(column, column.typecode) for name, column in self._columns.items()}
-        group_draw = columns["group_draw"].copy()
-        np.minimum.at(group_draw, roots, columns["group_draw"])
-        return Keys(
-            columns["difficulty"],
-            columns["solved"].astype(bool),
-            columns["label"],
-            columns["source"],
-            np.stack([columns[f"draw_{index}"] for index in range(3)], axis=1),
-            roots,
-            group_draw[roots],
-        )
-
-
-_COLUMNS = ("difficulty", "solved", "label", "source", "draw_0", "draw_1", "draw_2", "group_draw", "group")
-
-
-def _root(parents: array[int], index: int) -> int:
-    while index < len(parents) and parents[index] != index:
-        index = parents[index]
-    return index
-
-
-def _identities(preference: Preference) -> Iterator[str]:
-    """Yield names of what a preference must not have in common with a held-out one."""
-    for media in preference.images:
-        yield from _names(media)
-    if preference.video is not None:
-        # The first and the last frame are there however many were sampled. One alone may be black.
-        ends = zip(_names(preference.video[0]), _names(preference.video[-1]), strict=False)
-        yield from (f"{first} {last}" for first, last in ends)
-    if not preference.images and preference.video is None:
-        yield "question " + " ".join(preference.question.casefold().split())
-
-
-def _names(media: Media) -> list[str]:
-    sha256 = media.sha256 if media.data is None else hashlib.sha256(media.data).hexdigest()
-    names = [] if sha256 is None else [f"content {sha256}"]
-    return names if media.path is None else [*names, f"path {media.path}"]
 
 
 class SelectSettings(Settings, frozen=True, kw_only=True):
@@ -276,8 +99,8 @@ def select(
         _kept(partial / "rejects.jsonl", rejects),
         ExitStack() as stack,
     ):
-        spool = stack.enter_context(closing(_Spool(partial / "spool")))
-        reading = _Reading(spool, names, rules, settings.inline)
+        spool = stack.enter_context(closing(Spool(partial / "spool")))
+        reading = Reading(spool, names, rules, settings.inline)
         _read(reading, readers, partial / "rejects.jsonl", progress)
         _check_read(reading, settings.max_rejects, rejects)
         inline = settings.inline or reading.media["bytes"] > 0
@@ -358,7 +181,7 @@ def _is_ours(folder: Path, found: Sequence[str]) -> bool:
     return isinstance(card, dict) and card.get("written_by") == _WRITTEN_BY
 
 
-def _read(reading: _Reading, readers: Sequence[Iterator[Any]], rejects_path: Path, progress: bool | None) -> None:
+def _read(reading: Reading, readers: Sequence[Iterator[Any]], rejects_path: Path, progress: bool | None) -> None:
     from tqdm import tqdm
 
     hidden = None if progress is None else not progress
@@ -376,7 +199,7 @@ def _read(reading: _Reading, readers: Sequence[Iterator[Any]], rejects_path: Pat
                     rejects.add(reading.inputs[file], number, reason, raw)
 
 
-def _taken(reading: _Reading, file: int, item: tuple[int, Preference] | RowError) -> tuple[int, int, Any, str | None]:
+def _taken(reading: Reading, file: int, item: tuple[int, Preference] | RowError) -> tuple[int, int, Any, str | None]:
     """Hand a row to the reading, and return its number, how many rows it stands for, itself and what is wrong."""
     if isinstance(item, RowError):
         if item.rows is None:
@@ -400,7 +223,7 @@ def _count_rows(inputs: Sequence[str]) -> int | None:
         return None
 
 
-def _check_read(reading: _Reading, max_rejects: float, rejects: Path) -> None:
+def _check_read(reading: Reading, max_rejects: float, rejects: Path) -> None:
     read, rejected = reading.rows["read"], reading.rows["rejected"]
     if reading.lost_files:
         raise SelectionError(f"cannot be read to the end: {', '.join(reading.lost_files)} (see {rejects})")
@@ -421,7 +244,7 @@ def _check_read(reading: _Reading, max_rejects: float, rejects: Path) -> None:
         )
 
 
-def _check_chosen(reading: _Reading, keys: Keys, chosen: Mapping[str, Chosen]) -> list[str]:
+def _check_chosen(reading: Reading, keys: Keys, chosen: Mapping[str, Chosen]) -> list[str]:
     """Return what the user should know, and raise where a set is empty that should not be."""
     rules = reading.rules
     sizes = {name: len(one.rows) for name, one in chosen.items()}
@@ -478,7 +301,7 @@ def _uneven(statistics: Mapping[str, Statistics]) -> list[str]:
 def _write(
     name: str,
     chosen: Chosen,
-    spool: _Spool,
+    spool: Spool,
     output: ParquetOutput,
     inline: bool,
     row_arguments: Mapping[str, Any],
