@@ -3,6 +3,9 @@
 That is a row of at most `MAX_ROW`, or of parquet a few MiB and what its writer put into one page of each column.
 What cannot be read is a `RowError` among the rows instead of an exception: a file with a broken line still gives all
 its other rows. Text is UTF-8 (with or without a byte order mark); a name may end in `.gz`, except parquet's.
+
+CSV and JSON are read by the standard library: pyarrow's readers of them tell neither the line in which a bad row begins
+nor what stands there, and end at the first one.
 """
 
 from __future__ import annotations

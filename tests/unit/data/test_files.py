@@ -35,7 +35,7 @@ def parquet(path, rows, schema=SCHEMA, **options):
 
 
 def test_preferences_come_back_with_their_numbers(tmp_path, monkeypatch):
-    # It takes three times as long, and is for rows that need a closer look.
+    # It takes twice as long, and is for rows that are no preference.
     monkeypatch.setattr(files, "from_row", lambda row: pytest.fail(f"the slow way for {row}"))
     items = [preference(id=str(number)) for number in range(700)] + [FULL]
     path = parquet(tmp_path / "p.parquet", [to_row(item) for item in items], row_group_size=300)
