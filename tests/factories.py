@@ -6,9 +6,11 @@ import struct
 import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
-from r1reward_verl.data.preference import Preference
+from r1reward_verl.data.preference import SCHEMA, Preference, from_row, to_row
 from r1reward_verl.evaluation.verdicts import OK, Verdicts
 
 
@@ -39,6 +41,24 @@ def preference(index=0, **changes) -> Preference:
     values = {"id": f"r{index}", "source": "mine", "category": "long", "question": f"Question {index}?"}
     values |= {"response_1": "Yes.", "response_2": "No.", "label": 1 + index % 2}
     return Preference(**values | changes)
+
+
+def parquet(path, rows, schema=None, **options):
+    """Write rows to a parquet file, and return its path."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, **options)
+    return path
+
+
+def preference_file(path, preferences):
+    """Write preferences to a parquet file, and return its path."""
+    return parquet(path, [to_row(one) for one in preferences], SCHEMA)
+
+
+def preferences_in(path) -> list[Preference]:
+    """Return the preferences of a file of exactly their columns."""
+    table = pq.read_table(path)
+    assert table.schema.equals(SCHEMA)
+    return [from_row(row) for row in table.to_pylist()]
 
 
 def free_port() -> int:

@@ -16,19 +16,17 @@ import tracemalloc
 from collections import Counter
 from contextlib import contextmanager
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 from PIL import Image
 
 from chat_server import Answer, ChatServer, completion
-from factories import bomb, png
+from factories import bomb, png, preference_file, preferences_in
 from r1reward_verl.cli import main as cli
 from r1reward_verl.data.annotate import annotate
 from r1reward_verl.data.annotation import AnnotateSettings
 from r1reward_verl.data.annotator import AnnotationError
-from r1reward_verl.data.preference import SCHEMA, Preference, from_row, to_row
+from r1reward_verl.data.preference import Preference, to_row
 from r1reward_verl.judgement import parse
 from r1reward_verl.media import Media, data_uri
 
@@ -66,15 +64,9 @@ def preference(number, **changes):
     return Preference(**{**fields, **changes})
 
 
-def write(path, preferences):
-    rows = [to_row(one) for one in preferences]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
-    return path
-
-
 @pytest.fixture
 def file(tmp_path):
-    return write(tmp_path / "in.parquet", map(preference, range(1, 21)))
+    return preference_file(tmp_path / "in.parquet", map(preference, range(1, 21)))
 
 
 @pytest.fixture
@@ -132,12 +124,6 @@ def run(file, out, server, progress=None, **options):
     return annotate(file, out, AnnotateSettings(**settings), progress=progress)
 
 
-def preferences(path):
-    table = pq.read_table(path)
-    assert table.schema.equals(SCHEMA)
-    return [from_row(one) for one in table.to_pylist()]
-
-
 def beside(out, name):
     return out.with_name(f"{out.name}.{name}")
 
@@ -162,7 +148,7 @@ def expected(numbers, attempts=3):
 
 def check(out, numbers, attempts=3):
     """See that `out` is what the scripted teacher leads to."""
-    found = preferences(out)
+    found = preferences_in(out)
     assert [one.id for one in found] == [f"r{number}" for number in numbers]
     for number, one in zip(numbers, found, strict=True):
         made = expected([number], attempts)[number]
@@ -230,11 +216,11 @@ def test_the_command_prints_a_summary_and_leaves_a_card(file, out, capsys):
 
 def test_what_has_been_annotated_before_is_passed_through(tmp_path, out):
     before = [preference(1, difficulty=2, trace=judgement(2, "Before.")), preference(3, difficulty=5)]
-    file = write(tmp_path / "in.parquet", [before[0], preference(2), before[1]])
+    file = preference_file(tmp_path / "in.parquet", [before[0], preference(2), before[1]])
     with ChatServer(Teacher()) as server:
         report = run(file, out, server)
         assert {number_of(request) for request in server.requests} == {2}
-    first, second, third = preferences(out)
+    first, second, third = preferences_in(out)
     assert [first, third] == before
     assert second.difficulty == 2
     assert report.rows["annotated_before"] == 2
@@ -249,10 +235,10 @@ def test_an_answer_is_an_attempt_whatever_it_is(tmp_path, out):
         5: says(f"Sure! {judgement(2)}"),
         6: says(judgement(1), usage=None),
     }
-    file = write(tmp_path / "in.parquet", map(preference, answers))
+    file = preference_file(tmp_path / "in.parquet", map(preference, answers))
     with ChatServer(lambda request: answers[number_of(request)]) as server:
         report = run(file, out, server, attempts=1)
-    found = preferences(out)
+    found = preferences_in(out)
     assert [one.trace for one in found] == [None, None, None, judgement(1, "é?"), None, judgement(1)]
     assert [one.difficulty for one in found] == [1] * 6
     by_row = {call["row"]: (call["reason"], call["finish_reason"]) for call in calls(out)}
@@ -288,7 +274,7 @@ def test_bad_rows_are_rejected_and_the_others_annotated(tmp_path, out):
 
 @pytest.mark.parametrize("damage", ["cut", "empty"])
 def test_a_file_that_holds_nothing_is_an_error(tmp_path, out, damage):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 9 if damage == "cut" else 1)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 9 if damage == "cut" else 1)))
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-50])
     with (
@@ -345,7 +331,7 @@ def test_the_teacher_never_sees_the_label(tmp_path):
     bodies = []
     for name, turned in (("as it is", False), ("turned", True)):
         rows = [replace(one, label=3 - one.label) if turned else one for one in map(preference, range(1, 9))]
-        file = write(tmp_path / f"{name}.parquet", rows)
+        file = preference_file(tmp_path / f"{name}.parquet", rows)
         with ChatServer(says("I do not say.")) as server:
             run(file, tmp_path / f"{name} out.parquet", server, attempts=2)
             bodies.append(Counter(json.dumps(request.body) for request in server.requests))
@@ -370,7 +356,7 @@ def test_pictures_stand_in_their_order_before_or_after_the_text(tmp_path, out, p
     (tmp_path / "a.jpg").write_bytes(jpeg := encoded("JPEG"))
     images = (Media(path=str(tmp_path / "a.jpg")), Media(data=png("blue")))
     frames = tuple(Media(data=png(colour)) for colour in ("black", "gray", "white"))
-    file = write(tmp_path / "in.parquet", [preference(1, images=images, video=frames), preference(2)])
+    file = preference_file(tmp_path / "in.parquet", [preference(1, images=images, video=frames), preference(2)])
     with ChatServer(Teacher()) as server:
         run(file, out, server, media_position=position)
         contents = {number_of(request): request.body["messages"][0]["content"] for request in server.requests}
@@ -461,11 +447,11 @@ def test_pictures_that_cannot_be_sent_reject_their_row_and_cost_nothing(tmp_path
     media = [*map(Media, bad), Media(data=bomb()), Media(data=png(), sha256="0" * 64)]
     reasons = [*bad.values(), "more than 89,478,485 pixels", "its sha256 is another"]
     rows = [preference(number, images=(one,)) for number, one in enumerate(media, 1)]
-    file = write(tmp_path / "in.parquet", [*rows, preference(50, images=(Media(data=png()),))])
+    file = preference_file(tmp_path / "in.parquet", [*rows, preference(50, images=(Media(data=png()),))])
     with ChatServer(Teacher()) as server:
         report = run(file, out, server, max_rejects=1.0)
         assert {number_of(request) for request in server.requests} == {50}
-    assert [one.id for one in preferences(out)] == ["r50"]
+    assert [one.id for one in preferences_in(out)] == ["r50"]
     found = {one["line"]: one for one in rejects(out)}
     for number, reason in enumerate(reasons, 1):
         assert reason in found[number]["reason"]
@@ -479,7 +465,7 @@ def test_pictures_are_read_when_their_call_is_about_to_start(tmp_path, out):
     Image.frombytes("RGB", (512, 512), noise).save(picture, "PNG")
     (tmp_path / "a.png").write_bytes(picture.getvalue())  # 0.8 MB, of which a request holds 1 MB
     images = (Media(path=str(tmp_path / "a.png")),)
-    file = write(tmp_path / "in.parquet", [preference(number, images=images) for number in range(1, 121)])
+    file = preference_file(tmp_path / "in.parquet", [preference(number, images=images) for number in range(1, 121)])
 
     def forget(request):  # what the server keeps of the requests is not the client's
         request.body["messages"][-1]["content"] = ""
@@ -497,7 +483,7 @@ def test_pictures_are_read_when_their_call_is_about_to_start(tmp_path, out):
 
 
 def test_the_calls_of_a_row_follow_each_other_and_all_others_run_side_by_side(tmp_path, out):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 61)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 61)))
     busy = Counter()
     lock = threading.Lock()
 
@@ -579,7 +565,7 @@ class JournaledTeacher(Teacher):
 
 def test_killed_at_any_moment_it_goes_on_without_losing_or_repeating_a_finished_call(tmp_path, out):
     numbers = range(1, 151)
-    file = write(tmp_path / "in.parquet", map(preference, numbers))
+    file = preference_file(tmp_path / "in.parquet", map(preference, numbers))
     draw = random.Random(0)
     teacher = JournaledTeacher(out, delay=0.03)
     kills = written = 0
@@ -635,7 +621,7 @@ def test_more_attempts_go_on_where_fewer_ended(file, out):
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, out):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 101)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 101)))
     with ChatServer(Teacher(delay=0.05)) as server:
         with child(file, out, server, "--concurrency", "4") as process:
             while len(server.requests) < 20:
@@ -683,7 +669,7 @@ def test_another_input_is_refused_and_fresh_begins_anew(tmp_path, file, out, cap
     with ChatServer(Teacher()) as server:
         arguments = [str(file), str(out), "--url", server.url, "--model", "teacher"]
         assert main(arguments) == 0
-        write(file, map(preference, range(1, 25)))
+        preference_file(file, map(preference, range(1, 25)))
         assert main(arguments) == 2
         assert re.search(r"input_size was \d+ and is \d+ now; input_sha256 was", capsys.readouterr().err)
         server.script = Teacher()
@@ -721,7 +707,7 @@ def test_a_full_disk_keeps_what_is_finished(file, out):
 
 
 def test_a_rate_limit_is_honoured(tmp_path, out):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 41)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 41)))
     teacher = Teacher()
     windows = Counter()
     told, came = [], []
@@ -808,7 +794,7 @@ def test_nor_does_the_last_one(file, out):
     ],
 )
 def test_where_no_call_can_succeed_the_run_ends_at_once(tmp_path, out, capsys, status, said):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 1001)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 1001)))
     with ChatServer(Answer("the server says why", status=status), models=("other", "judge")) as server:
         began = time.monotonic()
         options = ["--url", server.url, "--model", "teacher", "--concurrency", "8"]
@@ -823,7 +809,7 @@ def test_where_no_call_can_succeed_the_run_ends_at_once(tmp_path, out, capsys, s
 
 
 def test_a_server_that_refuses_everything_ends_the_run(tmp_path, out):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 1001)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 1001)))
     refusal = Answer({"error": "max_tokens is not supported"}, status=400)
     with ChatServer(refusal) as server, pytest.raises(AnnotationError, match=r"20 calls and not one .*not supported"):
         run(file, out, server, concurrency=4)
@@ -831,7 +817,7 @@ def test_a_server_that_refuses_everything_ends_the_run(tmp_path, out):
 
 
 def test_a_server_that_dies_ends_the_run_and_the_next_goes_on(tmp_path, out, capsys):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 201)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 201)))
     teacher = JournaledTeacher(out, delay=0.02)
     arguments = ["--model", "teacher", "--concurrency", "8", "--timeout", "1", "--max-wait", "1"]
     with ChatServer(teacher) as server:
@@ -858,7 +844,7 @@ def wait_for(condition):
 
 
 def test_a_server_that_comes_back_in_time_is_no_end(tmp_path, out):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 101)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 101)))
     with ChatServer(JournaledTeacher(out, delay=0.02)) as server:
 
         def bounce():
@@ -879,7 +865,7 @@ def test_a_server_that_comes_back_in_time_is_no_end(tmp_path, out):
 
 
 def test_a_budget_is_kept_and_a_larger_one_goes_on(tmp_path, out, capsys):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 101)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 101)))
     arguments = ["--model", "teacher", "--concurrency", "8", "--price", "2", "8", "--max-tokens", "400"]
     teacher = Teacher(delay=0.01)
     with ChatServer(teacher) as server:
@@ -891,7 +877,7 @@ def test_a_budget_is_kept_and_a_larger_one_goes_on(tmp_path, out, capsys):
         spent = sum(call["cost"] for call in made)
         assert budget - (COST + 150 * 8 / 1e6 + 0.001) < spent <= budget  # what a call may cost at most is left over
         assert re.search(r"the budget of \S+ is used up: \d+ rows are left", printed.err)
-        found = preferences(out)
+        found = preferences_in(out)
         assert 30 < len(found) < 60
         assert f"{100 - len(found)} left" in printed.out
         assert all(one.difficulty for one in found)
@@ -901,7 +887,7 @@ def test_a_budget_is_kept_and_a_larger_one_goes_on(tmp_path, out, capsys):
         asked = len(server.requests)
         assert main([str(file), str(out), *arguments, "--budget", str(budget)]) == 3
         assert len(server.requests) == asked
-        assert preferences(out) == found
+        assert preferences_in(out) == found
 
         assert main([str(file), str(out), *arguments, "--budget", "100"]) == 0
         assert len(server.requests) == len(calls(out)) == 225
@@ -926,7 +912,7 @@ def test_a_budget_for_nothing_asks_nothing(file, out, capsys):
 
 
 def test_prompts_that_cost_more_than_estimated_correct_the_estimate(tmp_path, out):
-    file = write(tmp_path / "in.parquet", map(preference, range(1, 301)))
+    file = preference_file(tmp_path / "in.parquet", map(preference, range(1, 301)))
     usage = {"prompt_tokens": 50_000, "completion_tokens": 10}
     with ChatServer(Teacher(delay=0.01, usage=usage)) as server:
         report = run(file, out, server, price=(2.0, 8.0), budget=5.0, concurrency=4)

@@ -10,12 +10,13 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
-from factories import bomb, png
+from factories import bomb, parquet, png, preference_file
+from factories import preference as unannotated
 from r1reward_verl.cli import main as cli
 from r1reward_verl.data.check import CheckSettings
 from r1reward_verl.data.check import check as run_check
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema
-from r1reward_verl.data.preference import SCHEMA, Preference, to_row
+from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.data.prompt_length import PromptLength
 from r1reward_verl.data.row_checks import WAYS_OUT
 from r1reward_verl.judgement import build_prompt
@@ -36,10 +37,7 @@ def judgement(label):
 
 
 def preference(index=0, **changes):
-    label = 1 + index % 2
-    values = {"id": f"r{index}", "source": "mine", "category": "long", "question": f"Question {index}?"}
-    values |= {"response_1": "Yes.", "response_2": "No.", "label": label, "difficulty": 1, "trace": judgement(label)}
-    return Preference(**values | changes)
+    return unannotated(index, **{"difficulty": 1, "trace": judgement(1 + index % 2), **changes})
 
 
 @pytest.fixture
@@ -49,24 +47,15 @@ def picture(tmp_path):
     return Media(str(path), sha256=check_picture(str(path)))
 
 
-def write(path, rows, schema=None):
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-    return path
-
-
-def preferences(path, items):
-    return write(path, [to_row(one) for one in items], SCHEMA)
-
-
 def rl(path, items, **changes):
-    return write(path, [rl_row(one, index=index) | changes for index, one in enumerate(items)], rl_schema(False))
+    return parquet(path, [rl_row(one, index=index) | changes for index, one in enumerate(items)], rl_schema(False))
 
 
 def sft(path, items, **changes):
-    return write(path, [sft_row(one, index=index) | changes for index, one in enumerate(items)], sft_schema(False))
+    return parquet(path, [sft_row(one, index=index) | changes for index, one in enumerate(items)], sft_schema(False))
 
 
-WRITERS = {"preferences": preferences, "rl": rl, "sft": sft}
+WRITERS = {"preferences": preference_file, "rl": rl, "sft": sft}
 
 
 def problems(path, **options):
@@ -108,15 +97,15 @@ def test_a_clean_jsonl_file_passes(tmp_path, kind):
 def test_validation_rows_in_both_orders_are_no_duplicates(tmp_path):
     rows = [rl_row(preference(0, label=label), index=label) for label in (1, 2)]
     rows[1]["prompt"] = [{"role": "user", "content": "the other order"}]
-    assert problems(write(tmp_path / "val.parquet", rows, rl_schema(False))) == []
+    assert problems(parquet(tmp_path / "val.parquet", rows, rl_schema(False))) == []
 
 
 def test_inlined_pictures_are_looked_at(tmp_path):
     items = [preference(index, images=(Media(data=png(size=(8, 6 + index))),)) for index in range(3)]
     rows = [rl_row(one, index=index) for index, one in enumerate(items)]
-    assert problems(write(tmp_path / "a.parquet", rows, rl_schema(True))) == []
+    assert problems(parquet(tmp_path / "a.parquet", rows, rl_schema(True))) == []
     rows[1]["images"] = [{"bytes": png()[:20]}]
-    kind, row, column, _ = only(write(tmp_path / "a.parquet", rows, rl_schema(True)))
+    kind, row, column, _ = only(parquet(tmp_path / "a.parquet", rows, rl_schema(True)))
     assert (kind, row, column) == ("media", 2, "images")
 
 
@@ -124,7 +113,7 @@ def test_inlined_pictures_are_looked_at(tmp_path):
 
 
 def test_a_truncated_file(tmp_path, capsys):
-    path = preferences(tmp_path / "a.parquet", [preference(index) for index in range(100)])
+    path = preference_file(tmp_path / "a.parquet", [preference(index) for index in range(100)])
     path.write_bytes(path.read_bytes()[:-200])
     assert main([str(path)]) == 1
     assert "not a complete parquet file" in capsys.readouterr().out
@@ -187,7 +176,7 @@ def test_a_missing_column_is_named(tmp_path, kind, column):
 
 
 def test_types_that_hold_the_same_pass(tmp_path):
-    table = pq.read_table(preferences(tmp_path / "a.parquet", [preference(0), preference(1)]))
+    table = pq.read_table(preference_file(tmp_path / "a.parquet", [preference(0), preference(1)]))
     for column, values in {
         "label": pa.array(["1", "2"]),
         "difficulty": pa.array([1, 2], pa.int64()),
@@ -201,14 +190,14 @@ def test_types_that_hold_the_same_pass(tmp_path):
 
 
 def test_a_file_of_another_kind(tmp_path):
-    kind, _, _, reason = only(write(tmp_path / "a.parquet", [{"text": "a", "score": 1}]))
+    kind, _, _, reason = only(parquet(tmp_path / "a.parquet", [{"text": "a", "score": 1}]))
     assert kind == "columns"
     assert "there are: text, score" in reason
-    assert only(preferences(tmp_path / "b.parquet", []))[3] == "it has no rows"
+    assert only(preference_file(tmp_path / "b.parquet", []))[3] == "it has no rows"
 
 
 def test_a_name_or_option_that_cannot_be_used(tmp_path, capsys):
-    path = str(preferences(tmp_path / "a.parquet", [preference()]))
+    path = str(preference_file(tmp_path / "a.parquet", [preference()]))
     for argv, words in [
         ([str(tmp_path / "none.parquet")], "no file"),
         ([str(tmp_path / "a.txt")], "no known format"),
@@ -243,7 +232,7 @@ def test_values_of_preferences(tmp_path, changes, kind, column, words):
     rows = [to_row(preference(index)) for index in range(4)]
     rows[2] |= changes
     schema = pa.schema([field.with_nullable(True) for field in SCHEMA])
-    said, row, name, reason = only(write(tmp_path / "a.parquet", rows, schema))
+    said, row, name, reason = only(parquet(tmp_path / "a.parquet", rows, schema))
     assert (said, row, name) == (kind, 3, column)
     assert words in reason
 
@@ -269,7 +258,7 @@ def test_values_of_rl_rows(tmp_path, changes, kind, column, words):
     (tmp_path / "a.png").write_bytes(png())
     rows = [rl_row(preference(index), index=index) for index in range(3)]
     rows[1] |= changes
-    said, row, name, reason = only(write(tmp_path / "a.parquet", rows, rl_schema(False)), media_root=tmp_path)
+    said, row, name, reason = only(parquet(tmp_path / "a.parquet", rows, rl_schema(False)), media_root=tmp_path)
     assert (said, row, name) == (kind, 2, column)
     assert words in reason
 
@@ -297,7 +286,7 @@ def test_values_of_sft_rows(tmp_path, messages, kind, words):
 
 def test_a_judgement_without_a_known_label_is_taken_at_its_word(tmp_path):
     rows = [{"messages": turns("Which?", judgement(2)), "images": []}]
-    result = check(write(tmp_path / "a.parquet", rows))
+    result = check(parquet(tmp_path / "a.parquet", rows))
     assert (result.problems, result.labels) == ({}, {2: 1})
 
 
@@ -315,7 +304,7 @@ def test_media(tmp_path, picture):
     items.append(preference(5, images=(replace(picture, path=str(tmp_path / "b.png")),)))
     items.append(preference(6, video=(picture, Media(str(tmp_path / "none.jpg")))))
     items.append(preference(7, images=(Media(str(tmp_path)),)))
-    found = problems(preferences(tmp_path / "a.parquet", items))
+    found = problems(preference_file(tmp_path / "a.parquet", items))
     assert [(kind, row, column) for kind, row, column, _ in found] == [
         ("media", 1, "images"),
         ("media", 2, "images"),
@@ -369,11 +358,11 @@ def test_every_form_of_a_picture_that_verl_rows_have(tmp_path, picture):
         {"data_source": "a", "reward_model": {"ground_truth": "1"}, "prompt": [text], "images": [form]}
         for text, form in zip(content, forms, strict=True)
     ]
-    result = check(write(tmp_path / "a.parquet", rows))
+    result = check(parquet(tmp_path / "a.parquet", rows))
     assert result.problems == {}
     assert result.warnings == ["1 rows have pictures at addresses, which were not looked at"]
     rows[2]["images"] = ["data:image/png;base64,AAAA"]
-    assert only(write(tmp_path / "a.parquet", rows))[:3] == ("media", 3, "images")
+    assert only(parquet(tmp_path / "a.parquet", rows))[:3] == ("media", 3, "images")
 
 
 # Rows beside each other
@@ -395,7 +384,7 @@ def test_duplicates_and_ids(tmp_path, picture):
         preference(2, id="r1"),
         preference(3, images=(picture,)),
     ]
-    found = problems(preferences(tmp_path / "a.parquet", items))
+    found = problems(preference_file(tmp_path / "a.parquet", items))
     assert [(kind, row, reason) for kind, row, _, reason in found] == [
         ("duplicate", 3, "the same as row 1"),
         ("duplicate", 4, "the same as row 1, with the opposite label"),
@@ -491,7 +480,7 @@ def test_prompts_are_as_long_as_verl_measures_them(tmp_path, model):
     assert len(measured) == 4
 
     tokens = []
-    for file in (path, preferences(tmp_path / "b.parquet", items)):
+    for file in (path, preference_file(tmp_path / "b.parquet", items)):
         for count in range(1, 6):
             rows = pq.read_table(file).slice(count - 1, 1)
             pq.write_table(rows, tmp_path / "one.parquet")
@@ -580,7 +569,7 @@ def test_the_first_of_each_kind_are_shown_and_all_are_counted_and_written(tmp_pa
     for index, row in enumerate(rows[:50]):
         row["label"] = 3 if index % 2 else 1
         row["trace"] = judgement(2 if row["label"] == 1 else 1)
-    path, out = write(tmp_path / "a.parquet", rows, SCHEMA), tmp_path / "problems.jsonl"
+    path, out = parquet(tmp_path / "a.parquet", rows, SCHEMA), tmp_path / "problems.jsonl"
     assert main([str(path), "--limit", "5", "--json", str(out)]) == 1
     printed = capsys.readouterr().out
     lines = [line for line in printed.splitlines() if "neither 1 nor 2" in line]

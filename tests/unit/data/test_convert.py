@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from factories import bomb, png
+from factories import bomb, png, preferences_in
 from r1reward_verl.cli import main as cli
 from r1reward_verl.data.convert import ConversionError, ConvertSettings, convert
-from r1reward_verl.data.preference import SCHEMA, from_row
 from r1reward_verl.data.sources import load_source
 from r1reward_verl.data.sources.plain import Plain
 from source_files import VL_FEEDBACK, write
@@ -43,12 +42,6 @@ def labelled(label, index=0):
 def jsonl(path, rows):
     path.write_text("".join(json.dumps(one) + "\n" for one in rows), "utf-8")
     return path
-
-
-def preferences(path):
-    table = pq.read_table(path)
-    assert table.schema.equals(SCHEMA)
-    return [from_row(one) for one in table.to_pylist()]
 
 
 def rejects(out):
@@ -76,7 +69,7 @@ def test_every_source_is_converted(tmp_path):
         report = convert(
             load_source(name), paths, out, ConvertSettings(media_root=str(tmp_path / "media"), max_rejects=0)
         )
-        found = preferences(out)
+        found = preferences_in(out)
         assert report.preferences["written"] == len(found) > 0
         assert report.sources == {name: len(found)}
         for media in (one for item in found for one in (*item.images, *(item.video or ()))):
@@ -87,7 +80,7 @@ def test_every_source_is_converted(tmp_path):
 def test_a_video_folder_becomes_sampled_frames(tmp_path):
     files = write(tmp_path)["mm-rlhf"]
     out, _ = run(tmp_path, *files, source=load_source("mm-rlhf"), media_root=str(tmp_path / "media"), frames=3)
-    (clip,) = [item for item in preferences(out) if item.video]
+    (clip,) = [item for item in preferences_in(out) if item.video]
     assert [os.path.basename(frame.path) for frame in clip.video] == [f"c01_000{n}.jpeg" for n in (1, 3, 5)]
 
 
@@ -95,26 +88,26 @@ def test_pictures_as_bytes_get_files_unless_inlined(tmp_path):
     file = tmp_path / "in.parquet"
     pq.write_table(pa.Table.from_pylist(VL_FEEDBACK), file)
     out, _ = run(tmp_path, file, source=load_source("vl-feedback"))
-    paths = {image.path for item in preferences(out) for image in item.images}
+    paths = {image.path for item in preferences_in(out) for image in item.images}
     assert [os.path.dirname(path) for path in paths] == [str(tmp_path / "out.parquet.media")]
     assert Path(paths.pop()).read_bytes() == png("orange")
 
     inlined = tmp_path / "inlined.parquet"
     convert(load_source("vl-feedback"), [file], inlined, ConvertSettings(inline=True))
-    assert {image.data for item in preferences(inlined) for image in item.images} == {png("orange")}
+    assert {image.data for item in preferences_in(inlined) for image in item.images} == {png("orange")}
     assert not inlined.with_name("inlined.parquet.media").exists()
 
 
 def test_the_order_of_a_pair_is_the_same_whatever_stands_before_it(tmp_path):
     rows = [row(index) for index in range(400)]
     forward, report = run(tmp_path, jsonl(tmp_path / "a.jsonl", rows))
-    orders = {item.id: (item.response_1, item.label) for item in preferences(forward)}
+    orders = {item.id: (item.response_1, item.label) for item in preferences_in(forward)}
     assert all((text == "Yes.") == (label == 1) for text, label in orders.values())
     assert abs(report.labels["1"] - 200) < 60
     backward, _ = run(tmp_path, jsonl(tmp_path / "b.jsonl", reversed(rows)))
-    assert {item.id: (item.response_1, item.label) for item in preferences(backward)} == orders
+    assert {item.id: (item.response_1, item.label) for item in preferences_in(backward)} == orders
     other, _ = run(tmp_path, tmp_path / "a.jsonl", seed=1)
-    assert {item.id: (item.response_1, item.label) for item in preferences(other)} != orders
+    assert {item.id: (item.response_1, item.label) for item in preferences_in(other)} != orders
 
 
 def test_the_rows_keep_the_order_of_the_input(tmp_path):
@@ -125,13 +118,13 @@ def test_the_rows_keep_the_order_of_the_input(tmp_path):
         # The first are the slowest to check.
         (pictures / f"{index}.png").write_bytes(png(size=(1200 - 20 * index, 300)))
     out, _ = run(tmp_path, jsonl(tmp_path / "a.jsonl", rows), media_root=pictures)
-    assert [item.id for item in preferences(out)] == [f"r{index}" for index in range(60)]
+    assert [item.id for item in preferences_in(out)] == [f"r{index}" for index in range(60)]
 
 
 def test_a_row_with_a_trace_keeps_its_order(tmp_path):
     rows = [row(index, difficulty=1, trace="The first is right.") for index in range(20)]
     out, report = run(tmp_path, jsonl(tmp_path / "a.jsonl", rows))
-    assert {(item.response_1, item.label) for item in preferences(out)} == {("Yes.", 1)}
+    assert {(item.response_1, item.label) for item in preferences_in(out)} == {("Yes.", 1)}
     assert report.preferences["kept_order"] == 20
 
 
@@ -158,7 +151,7 @@ def test_source_options_come_from_the_command_line(tmp_path, capsys):
     for margin in ("0", "2"):
         out = tmp_path / f"{margin}.parquet"
         assert main(["vl-feedback", "--source-option", f"margin={margin}", str(file), str(out)]) == 0
-        counts.append(len(preferences(out)))
+        counts.append(len(preferences_in(out)))
     assert counts == [5, 3]
     assert main(["vl-feedback", "--source-option", "margin=9", str(file), str(tmp_path / "x.parquet")]) == 2
     assert "margin is 9" in capsys.readouterr().err
@@ -171,7 +164,7 @@ def test_labels_that_are_none(tmp_path):
     bad = ["2 ", 2.0, "B", None, 0, True, [1]]
     rows = [labelled(label, index) for index, label in enumerate([1, "2", *bad])]
     out, report = run(tmp_path, jsonl(tmp_path / "a.jsonl", rows))
-    assert len(preferences(out)) == 2
+    assert len(preferences_in(out)) == 2
     found = rejects(out)
     assert [one["line"] for one in found] == [3, 4, 5, 6, 7, 8, 9]
     assert [one["row"]["label"] for one in found] == bad
@@ -210,7 +203,7 @@ def test_a_column_of_another_type_rejects_its_rows_and_no_others(tmp_path, name,
     else:
         pq.write_table(pa.Table.from_pylist([row]), file)
     out, report = run(tmp_path, jsonl(tmp_path / "good.jsonl", [good]), file)
-    assert [item.id for item in preferences(out)] == ["l0"]
+    assert [item.id for item in preferences_in(out)] == ["l0"]
     (reject,) = rejects(out)
     assert reject["file"] == str(file)
     assert reject["line"] == (2 if name == "a.csv" else 1)
@@ -233,7 +226,7 @@ def test_mixed_encodings_lose_only_their_row(tmp_path, name, encoding):
     file = tmp_path / name
     file.write_bytes(start.encode() + between.encode().join(parts) + end.encode())
     out, _ = run(tmp_path, file)
-    assert [item.id for item in preferences(out)] == ["r0", "r2"]
+    assert [item.id for item in preferences_in(out)] == ["r0", "r2"]
     (reject,) = rejects(out)
     assert (reject["file"], reject["line"]) == (str(file), 3 if name == "a.csv" else 2)
     assert "not UTF-8" in reject["reason"]
@@ -255,7 +248,7 @@ def test_a_text_of_parquet_in_another_encoding_loses_only_its_row(tmp_path):
     questions = pa.Array.from_buffers(pa.string(), 3, questions.buffers())
     pq.write_table(table.set_column(1, "question", questions), tmp_path / "a.parquet")
     out, _ = run(tmp_path, tmp_path / "a.parquet")
-    assert [item.id for item in preferences(out)] == ["r0", "r2"]
+    assert [item.id for item in preferences_in(out)] == ["r0", "r2"]
     (reject,) = rejects(out)
     assert reject["line"] == 2
     assert "0xf9" in reject["reason"]
@@ -298,7 +291,7 @@ def test_a_damaged_row_group_is_counted_by_its_rows(tmp_path):
     content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
     file.write_bytes(content)
     out, report = run(tmp_path, file)
-    assert [item.id for item in preferences(out)] == [f"r{index}" for index in (*range(10), *range(20, 30))]
+    assert [item.id for item in preferences_in(out)] == [f"r{index}" for index in (*range(10), *range(20, 30))]
     assert report.rows == {"read": 30, "rejected": 10}
     (reject,) = rejects(out)
     assert reject["line"] == 11
@@ -335,7 +328,7 @@ def test_media_that_cannot_be_used(tmp_path):
     rows = [row(index, image=path) for index, path in enumerate(bad)]
     rows += [row(50, image="good.png"), row(51, images=["good.png", "missing.png"]), row(52, video="clip")]
     out, report = run(tmp_path, jsonl(tmp_path / "a.jsonl", rows), media_root=media)
-    assert [item.id for item in preferences(out)] == ["r11", "r50"]
+    assert [item.id for item in preferences_in(out)] == ["r11", "r50"]
     reasons = {one["row"]["id"]: one["reason"] for one in rejects(out)}
     for index, part in enumerate(bad.values()):
         assert part is None or part in reasons[f"r{index}"]
@@ -345,7 +338,7 @@ def test_media_that_cannot_be_used(tmp_path):
 
     unchecked, report = run(tmp_path, tmp_path / "a.jsonl", check_media=False)
     assert report.rows["rejected"] == 2, "an address and a null character are no paths"
-    assert preferences(unchecked)[0].images[0].path == "missing.png"
+    assert preferences_in(unchecked)[0].images[0].path == "missing.png"
 
 
 @pytest.mark.parametrize("inline", [False, True])
@@ -354,7 +347,7 @@ def test_a_bomb_in_bytes_is_no_picture(tmp_path, inline):
     pictures = [{"bytes": png(), "path": None}, {"bytes": bomb(), "path": "60000.png"}]
     pq.write_table(pa.Table.from_pylist([row(n, image=picture) for n, picture in enumerate(pictures)]), file)
     out, _ = run(tmp_path, file, inline=inline)
-    assert [item.id for item in preferences(out)] == ["r0"]
+    assert [item.id for item in preferences_in(out)] == ["r0"]
     (reject,) = rejects(out)
     assert "more than 89,478,485 pixels" in reject["reason"]
     assert reject["row"]["image"]["bytes"].startswith("1,048,")
@@ -379,7 +372,7 @@ def test_a_failing_source_of_ones_own_does_not_stop_the_run(tmp_path):
 
     file = jsonl(tmp_path / "a.jsonl", [row(0, key=1), row(1, key=1), row(2)])
     out, _ = run(tmp_path, file, source=Careless())
-    assert [item.id for item in preferences(out)] == ["r0"]
+    assert [item.id for item in preferences_in(out)] == ["r0"]
     assert [one["reason"] for one in rejects(out)] == [
         "the source made None of it, which is no Preference",
         "KeyError: 'key'",
@@ -430,7 +423,7 @@ def test_the_same_preference_counts_once(tmp_path):
         row(4, question="Question 0?"),
     ]
     out, report = run(tmp_path, jsonl(tmp_path / "a.jsonl", rows), media_root=tmp_path, max_rejects=0)
-    assert [item.id for item in preferences(out)] == ["r0", "r3", "r4"]
+    assert [item.id for item in preferences_in(out)] == ["r0", "r3", "r4"]
     assert report.preferences["duplicates"] == 2
     assert report.preferences["duplicates_opposite"] == 1
 
@@ -441,8 +434,8 @@ def test_ids_that_repeat_are_rejected_with_the_first_place(tmp_path):
         tmp_path / "b.jsonl", [row(5), row(1, chosen="Maybe."), row(1), row(1, question="Q?", source="another")]
     )
     out, report = run(tmp_path, first, second)
-    assert [item.id for item in preferences(out)] == ["r0", "r1", "r5", "r1"]
-    assert [item.source for item in preferences(out)][-1] == "another"
+    assert [item.id for item in preferences_in(out)] == ["r0", "r1", "r5", "r1"]
+    assert [item.source for item in preferences_in(out)][-1] == "another"
     assert report.preferences["duplicates"] == 1, "a whole row that repeats is no reject"
     (reject,) = rejects(out)
     assert (reject["file"], reject["line"]) == (str(second), 2)
@@ -452,7 +445,7 @@ def test_ids_that_repeat_are_rejected_with_the_first_place(tmp_path):
 def test_the_copy_of_a_row_that_was_rejected_for_its_id_is_no_duplicate(tmp_path):
     rows = [row(0), row(0, question="Another?"), row(1, question="Another?")]
     out, report = run(tmp_path, jsonl(tmp_path / "a.jsonl", rows))
-    assert [item.id for item in preferences(out)] == ["r0", "r1"]
+    assert [item.id for item in preferences_in(out)] == ["r0", "r1"]
     assert report.preferences["duplicates"] == 0
     assert [one["line"] for one in rejects(out)] == [2]
 
@@ -476,11 +469,11 @@ def test_near_duplicates_are_dropped_if_asked(tmp_path, capsys):
     out = tmp_path / "out.parquet"
     arguments = ["plain", str(file), str(out), "--no-check-media", "--max-rejects", "1"]
     assert main(arguments) == 0
-    assert [item.id for item in preferences(out)] == ["r0", "r1", "r2", "r3", "r5"]
+    assert [item.id for item in preferences_in(out)] == ["r0", "r1", "r2", "r3", "r5"]
     assert "near-duplicates" not in capsys.readouterr().out
 
     assert main([*arguments, "--near-duplicates", "0.8"]) == 0
-    assert [item.id for item in preferences(out)] == ["r0", "r1", "r5"]
+    assert [item.id for item in preferences_in(out)] == ["r0", "r1", "r5"]
     assert "2 near-duplicates (1 with the opposite label)" in capsys.readouterr().out
     card = json.loads((tmp_path / "out.parquet.card.json").read_text())
     assert card["near_duplicates"] == 0.8

@@ -5,9 +5,9 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_convert import jsonl, left, main, preferences, row, run
+from test_convert import jsonl, left, main, row, run
 
-from factories import png
+from factories import png, preferences_in
 
 
 def benchmark_files(folder):
@@ -60,7 +60,7 @@ def test_what_stands_in_a_benchmark_is_dropped_and_counted(tmp_path):
     ]
     file = jsonl(tmp_path / "a.jsonl", rows)
     out, report = run(tmp_path, file, media_root=media, exclude=list(files.values()), max_rejects=0)
-    assert [item.id for item in preferences(out)] == ["rkept1", "rkept2", "rkept3"]
+    assert [item.id for item in preferences_in(out)] == ["rkept1", "rkept2", "rkept3"]
     assert report.excluded == {str(files[name]): 1 + (name == "vl") for name in files}
     assert report.preferences["excluded"] == 5
     assert report.preferences["same_question"] == 2
@@ -72,14 +72,14 @@ def test_unchecked_pictures_are_compared_by_name(tmp_path):
     files = benchmark_files(tmp_path / "benchmarks")
     rows = [row(0, question="What is it?", image="deep/a.png"), row(1, question="What is it?", image="x.png")]
     out, _ = run(tmp_path, jsonl(tmp_path / "a.jsonl", rows), check_media=False, exclude=[files["vl"]])
-    assert [item.id for item in preferences(out)] == ["r1"]
+    assert [item.id for item in preferences_in(out)] == ["r1"]
 
 
 def test_a_file_of_this_project_excludes_its_rows(tmp_path):
     out, _ = run(tmp_path, jsonl(tmp_path / "a.jsonl", [row(0), row(1)]))
     held_out = out.rename(tmp_path / "held_out.parquet")
     out, report = run(tmp_path, jsonl(tmp_path / "b.jsonl", [row(1), row(2)]), exclude=[held_out])
-    assert [item.id for item in preferences(out)] == ["r2"]
+    assert [item.id for item in preferences_in(out)] == ["r2"]
     assert report.excluded == {str(held_out): 1}
 
 

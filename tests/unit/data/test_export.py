@@ -4,7 +4,6 @@ import asyncio
 import io
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 from omegaconf import OmegaConf
@@ -14,6 +13,7 @@ from verl.trainer.ppo.utils import create_rl_dataset
 from verl.trainer.sft_trainer import create_sft_dataset
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
+from factories import parquet
 from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema, swap
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.judgement import build_prompt, parse
@@ -60,13 +60,8 @@ def preferences(media):
     ]
 
 
-def write(path, rows, schema):
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-    return str(path)
-
-
 def rl_dataset(tmp_path, processor, rows, inline, own=True):
-    file = write(tmp_path / "rl.parquet", rows, rl_schema(inline))
+    file = str(parquet(tmp_path / "rl.parquet", rows, rl_schema(inline)))
     own = {"custom_cls": {"path": "pkg://r1reward_verl.plugin.datasets", "name": "PreferenceDataset"}} if own else {}
     limits = {"filter_overlong_prompts": True, "filter_overlong_prompts_workers": None, "max_prompt_length": 2000}
     config = OmegaConf.create({"cache_dir": str(tmp_path / "cache"), **limits, **own})
@@ -74,7 +69,7 @@ def rl_dataset(tmp_path, processor, rows, inline, own=True):
 
 
 def sft_dataset(tmp_path, processor, rows, inline, **config):
-    file = write(tmp_path / "sft.parquet", rows, sft_schema(inline))
+    file = str(parquet(tmp_path / "sft.parquet", rows, sft_schema(inline)))
     settings = {"custom_cls": {"path": None}, "max_length": 2000, "pad_mode": "no_padding", "truncation": "error"}
     return create_sft_dataset([file], OmegaConf.create({**settings, **config}), processor.tokenizer, processor)
 

@@ -18,18 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_preference import FULL, preference
 
+from factories import parquet
 from r1reward_verl.data import files
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import SCHEMA, Preference, from_row, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.media import Media
 from r1reward_verl.storage import ParquetOutput, Rejects, shortened, write_json, write_text
-
-
-def parquet(path, rows, schema=SCHEMA, **options):
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, **options)
-    return path
-
 
 # Reading
 
@@ -38,7 +33,7 @@ def test_preferences_come_back_with_their_numbers(tmp_path, monkeypatch):
     # It takes twice as long, and is for rows that are no preference.
     monkeypatch.setattr(files, "from_row", lambda row: pytest.fail(f"the slow way for {row}"))
     items = [preference(id=str(number)) for number in range(700)] + [FULL]
-    path = parquet(tmp_path / "p.parquet", [to_row(item) for item in items], row_group_size=300)
+    path = parquet(tmp_path / "p.parquet", [to_row(item) for item in items], SCHEMA, row_group_size=300)
     found = list(read_preferences(path))
     assert found == list(enumerate(items, 1))
     last = found[-1][1]
@@ -88,7 +83,7 @@ rows = (
 @given(st.lists(rows, min_size=1, max_size=8))
 def test_the_quick_way_finds_what_the_thorough_one_finds(drawn):
     with tempfile.TemporaryDirectory() as folder:
-        found = list(read_preferences(parquet(Path(folder, "p.parquet"), drawn)))
+        found = list(read_preferences(parquet(Path(folder, "p.parquet"), drawn, SCHEMA)))
     assert len(found) == len(drawn)
     for number, (item, row) in enumerate(zip(found, drawn, strict=True), 1):
         try:
@@ -130,7 +125,7 @@ def test_a_text_that_is_no_utf8_loses_only_its_row(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_preferences(tmp_path / "none.parquet")
-    path = parquet(tmp_path / "p.parquet", [to_row(FULL)])
+    path = parquet(tmp_path / "p.parquet", [to_row(FULL)], SCHEMA)
     path.write_bytes(path.read_bytes()[:-10])
     (error,) = read_preferences(path)
     assert error.rows is None

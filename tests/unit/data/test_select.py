@@ -9,15 +9,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
-from factories import png
+from factories import png, preference_file
 from r1reward_verl.cli import main as cli
 from r1reward_verl.data.export import rl_schema, sft_schema
-from r1reward_verl.data.preference import SCHEMA, Preference, to_row
+from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.select import SelectionError, SelectSettings, select
 from r1reward_verl.data.selection import Difficulties, Rules
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS
@@ -53,18 +52,13 @@ def annotated(count):
     return [preference(index, *kinds[index // 6 % 6]) for index in range(count)]
 
 
-def write(path, preferences):
-    pq.write_table(pa.Table.from_pylist(list(map(to_row, preferences)), schema=SCHEMA), path)
-    return path
-
-
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Select from preferences, and return the card and the rows of each file; without the plot, which is slow."""
     monkeypatch.setattr("r1reward_verl.data.select.plot", lambda _, path: path.touch())
 
     def run(*files, rules=None, out="out", **options):
-        paths = [write(tmp_path / f"in{index}.parquet", file) for index, file in enumerate(files)]
+        paths = [preference_file(tmp_path / f"in{index}.parquet", file) for index, file in enumerate(files)]
         card = select(paths, tmp_path / out, rules, SelectSettings(**options))
         return card, rows(tmp_path / out)
 
@@ -501,7 +495,7 @@ def test_too_many_rejects_are_an_error_and_the_rejects_stay(run, tmp_path):
 
 
 def test_a_truncated_file_is_an_error(run, tmp_path):
-    whole = write(tmp_path / "whole.parquet", annotated(36)).read_bytes()
+    whole = preference_file(tmp_path / "whole.parquet", annotated(36)).read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SelectionError, match=r"cannot be read to the end: .*cut\.parquet"):
         select([tmp_path / "cut.parquet"], tmp_path / "out")
@@ -557,7 +551,7 @@ def test_any_other_folder_is_refused(run, tmp_path, names):
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
-    source = write(tmp_path / "in.parquet", annotated(3000))
+    source = preference_file(tmp_path / "in.parquet", annotated(3000))
     limit = 200 << 10
 
     def limited():
@@ -575,7 +569,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
 
 
 def test_the_command_says_what_it_wrote(tmp_path, capsys):
-    source = write(tmp_path / "in.parquet", annotated(72))
+    source = preference_file(tmp_path / "in.parquet", annotated(72))
     (tmp_path / "template.txt").write_text("Q {question} A {response_1} B {response_2}\n")
     options = ["--cap", "a=4", "--val", "3", "--prompt-template", str(tmp_path / "template.txt")]
     assert main([str(source), *options, str(tmp_path / "out")]) == 0
@@ -607,19 +601,19 @@ def test_the_command_says_what_it_wrote(tmp_path, capsys):
 )
 def test_a_wrong_argument_ends_the_command_with_2(tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "in.parquet", annotated(36))
+    preference_file(tmp_path / "in.parquet", annotated(36))
     assert main(["in.parquet", *options, "out"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):
-    source = write(tmp_path / "in.parquet", annotated(36))
-    assert main([str(source), str(write(tmp_path / "other.parquet", annotated(36)))]) == 2
+    source = preference_file(tmp_path / "in.parquet", annotated(36))
+    assert main([str(source), str(preference_file(tmp_path / "other.parquet", annotated(36)))]) == 2
     assert "is a file; a folder is written" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_ends_with_1(tmp_path, capsys):
-    source = write(tmp_path / "in.parquet", [preference(0)])
+    source = preference_file(tmp_path / "in.parquet", [preference(0)])
     assert main([str(source), str(tmp_path / "out")]) == 1
     assert "error: none of 1 preferences is annotated" in capsys.readouterr().err
