@@ -14,10 +14,8 @@ import os
 import re
 import stat
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
@@ -84,6 +82,59 @@ class _Refused(ValueError):
     """A reason of this module's own, as opposed to the ValueErrors of the libraries that read files."""
 
 
+@contextmanager
+def _opened(source: str | bytes) -> Iterator[tuple[IO[bytes], Image]]:
+    """Open a picture file (path or content), its header read and its pixels undecoded.
+
+    Raises:
+        ValueError: no regular file, larger than `MAX_FILE`, not in one of `FORMATS`, or of more pixels than Pillow's
+            bound on decompression bombs; also for whatever goes wrong with the picture while it is open.
+    """
+    from PIL import Image as pillow
+    from PIL import UnidentifiedImageError
+
+    name = f"{len(source):,} bytes" if isinstance(source, bytes) else excerpt(source)
+    bomb = f"a picture of more than {pillow.MAX_IMAGE_PIXELS or 0:,} pixels ({name})"
+    try:
+        with _regular_file(source) as file:
+            if (size := file.seek(0, os.SEEK_END)) > MAX_FILE:
+                raise _Refused(f"a picture of {size:,} bytes, more than {MAX_FILE:,} ({name})")
+            file.seek(0)
+            picture = pillow.open(file, formats=FORMATS)
+            if pillow.MAX_IMAGE_PIXELS and picture.width * picture.height > pillow.MAX_IMAGE_PIXELS:
+                raise _Refused(f"{bomb}: {picture.width:,} x {picture.height:,}")
+            yield file, picture
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning):
+        raise ValueError(bomb) from None
+    except UnidentifiedImageError:
+        raise ValueError(f"not a JPEG, PNG, GIF, WebP, BMP or TIFF picture ({name})") from None
+    except (_Refused, MemoryError):
+        raise
+    except Exception as error:  # whatever a format's reader makes of a damaged file
+        raise ValueError(f"a picture that cannot be read ({name}: {type(error).__name__}: {error})") from error
+
+
+def _regular_file(source: str | bytes) -> IO[bytes]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    # A pipe would be waited for without end.
+    mode = _stat(source).st_mode
+    if stat.S_ISDIR(mode):
+        raise _Refused(f"{excerpt(source)} is a folder; let `r1reward data convert` take the frames of videos")
+    if not stat.S_ISREG(mode):
+        raise _Refused(f"{excerpt(source)} is a device, not a file")
+    return open(source, "rb")
+
+
+def _stat(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        raise _Refused(
+            f"the picture {excerpt(path)} does not exist (relative paths are looked up in the working directory)"
+        ) from None
+
+
 def check_picture(source: str | bytes) -> str:
     """Return the sha256 of a picture file (path or content) after a look at its header (see `look_at`)."""
     return look_at(source)[0]
@@ -93,45 +144,14 @@ def look_at(source: str | bytes) -> tuple[str, tuple[int, int]]:
     """Return the sha256 of a picture file (path or content), and its width and height; its pixels stay undecoded.
 
     Raises:
-        ValueError: no regular file, larger than `MAX_FILE`, not a JPEG, PNG, GIF, WebP, BMP or TIFF, or of more pixels
-            than Pillow's bound on decompression bombs.
+        ValueError: see `load_image`.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    name = f"{len(source):,} bytes" if isinstance(source, bytes) else excerpt(source)
     digest = hashlib.sha256()
-    bomb = f"a picture of more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels ({name})"
-    try:
-        with _opened(source) as file:
-            size = file.seek(0, os.SEEK_END)
-            if size > MAX_FILE:
-                raise _Refused(f"a picture of {size:,} bytes, more than {MAX_FILE:,} ({name})")
-            file.seek(0)
-            with Image.open(file, formats=FORMATS) as picture:
-                width, height = picture.size
-            if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-                raise _Refused(f"{bomb}: {width:,} x {height:,}")
-            file.seek(0)
-            while piece := file.read(_CHUNK):
-                digest.update(piece)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(bomb) from None
-    except UnidentifiedImageError:
-        raise ValueError(f"not a JPEG, PNG, GIF, WebP, BMP or TIFF picture ({name})") from None
-    except _Refused:
-        raise
-    except Exception as error:  # whatever a format's reader makes of a damaged header
-        raise ValueError(f"a picture that cannot be opened ({name}: {error})") from error
-    return digest.hexdigest(), (width, height)
-
-
-def _opened(source: str | bytes) -> IO[bytes]:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    # A pipe would be waited for without end.
-    if not stat.S_ISREG(os.stat(source).st_mode):
-        raise _Refused(f"{excerpt(source)} is a folder or a device, not a file")
-    return open(source, "rb")
+    with _opened(source) as (file, picture):
+        file.seek(0)
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+        return digest.hexdigest(), picture.size
 
 
 def sampled(total: int, count: int) -> list[int]:
@@ -180,7 +200,7 @@ def video_frames(source: str | bytes, count: int) -> Iterator[bytes]:
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
     found = 0
     try:
-        with _opened(source) as file:
+        with _regular_file(source) as file:
             # Not every container says how many frames it has: packets are counted, which decodes nothing.
             total = 0
             with av.open(file, container_options=options) as container:
@@ -274,38 +294,18 @@ def load_image(image: Any) -> Image:
     """Return the decoded picture behind one entry of a row's images.
 
     Raises:
-        ValueError: neither bytes nor a path, no such file, not a picture, or one of more pixels than Pillow's bound
-            on decompression bombs (told from its header, before any of it is decoded). Addresses are no paths.
+        ValueError: neither bytes nor a path; no regular file, larger than `MAX_FILE`, not in one of `FORMATS`, damaged,
+            or of more pixels than Pillow's bound on decompression bombs (told from its header, before any of it is
+            decoded). Addresses are not paths.
     """
-    from PIL import Image, UnidentifiedImageError
-
     source = image_source(image)
-    opened: io.BytesIO | str
-    if isinstance(source, bytes):
-        name, opened = f"{len(source)} bytes", io.BytesIO(source)
-    elif isinstance(source, str | os.PathLike):
-        if reason := missing_file(source):
-            raise ValueError(reason)
-        name = opened = os.fspath(source).removeprefix("file://")
-    else:
+    if isinstance(source, str | os.PathLike):
+        source = os.fspath(source).removeprefix("file://")
+    elif not isinstance(source, bytes):
         raise ValueError(f"missing: {image!r} holds neither the bytes of an encoded picture nor a path")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(opened, formats=FORMATS) as picture:
-                # Looked at again, since filters are the process's, and another thread may have put its own back.
-                if Image.MAX_IMAGE_PIXELS and picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
-                    raise Image.DecompressionBombError
-                picture.load()
-                return picture
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError(f"a picture of more than {Image.MAX_IMAGE_PIXELS:,} pixels ({name})") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"not a picture ({name})") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a format's reader makes of a damaged file
-        raise ValueError(f"a picture that cannot be decoded ({name}: {error})") from error
+    with _opened(source) as (_, picture):
+        picture.load()
+        return picture
 
 
 def decoded(uri: str) -> bytes:
@@ -344,46 +344,21 @@ def data_uri(media: Media, max_pixels: int = MAX_PIXELS) -> str:
         ValueError: the file is missing, too large, of another content than its sha256 says, or no picture; a folder
             or video from which no frames were taken.
     """
-    from PIL import Image
-
-    data = media.data if media.data is not None else _picture_file(str(media.path))
-    if (sha256 := check_picture(data)) != (media.sha256 or sha256):
-        raise ValueError(f"the picture {excerpt(media.path or data)} is not the one it was: its sha256 is another")
-    try:
-        with Image.open(io.BytesIO(data)) as head:
-            pixels, animated = head.width * head.height, getattr(head, "is_animated", False)
-        with _one_at_a_time if pixels > _LARGE else nullcontext():
-            picture = load_image({"bytes": data})
-            form = str(picture.format)
-            if pixels > max_pixels or animated or form not in ("JPEG", "PNG", "WEBP", "GIF"):
-                form, data = _encoded(picture, "JPEG" if form == "JPEG" else "PNG", max_pixels)
-    except (ValueError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's readers raise what they like at a damaged second frame
-        name = excerpt(media.path or data)
-        raise ValueError(f"a picture that cannot be decoded ({name}: {type(error).__name__}: {error})") from error
+    source = str(media.path) if media.data is None else media.data
+    with _opened(source) as (file, picture):
+        file.seek(0)
+        data = file.read()
+        if hashlib.sha256(data).hexdigest() != (media.sha256 or hashlib.sha256(data).hexdigest()):
+            raise _Refused(f"the picture {excerpt(source)} is not the one it was: its sha256 is another")
+        form, animated = str(picture.format), getattr(picture, "is_animated", False)
+        with _one_at_a_time if picture.width * picture.height > _LARGE else nullcontext():
+            decoded_picture = load_image(data)  # also where it is sent as it is: a damaged one is of no use
+            if picture.width * picture.height > max_pixels or animated or form not in ("JPEG", "PNG", "WEBP", "GIF"):
+                form, data = _encoded(decoded_picture, "JPEG" if form == "JPEG" else "PNG", max_pixels)
     return f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}"
 
 
 _one_at_a_time = threading.Lock()
-
-
-def _picture_file(path: str) -> bytes:
-    try:
-        about = os.stat(path)
-        if stat.S_ISDIR(about.st_mode):
-            raise ValueError(f"{excerpt(path)} is a folder; let `r1reward data convert` take the frames of videos")
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError(f"{excerpt(path)} is a device, not a file")
-        if about.st_size > MAX_FILE:
-            raise ValueError(f"the picture {excerpt(path)} has {about.st_size:,} bytes, more than {MAX_FILE:,}")
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ValueError(
-            f"the picture {excerpt(path)} does not exist (relative paths are looked up in the working directory)"
-        ) from None
-    except OSError as error:
-        raise ValueError(f"the picture {excerpt(path)} cannot be read: {error}") from error
 
 
 def _encoded(picture: Any, form: str, max_pixels: int) -> tuple[str, bytes]:

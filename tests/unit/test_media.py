@@ -101,7 +101,7 @@ def test_bombs_are_refused_undecoded(tmp_path, monkeypatch, size):
     [
         (b"", "not a JPEG, PNG"),
         (b"<html>404</html>", "not a JPEG, PNG"),
-        (png()[:20], "not a JPEG, PNG|cannot be opened"),
+        (png()[:20], "not a JPEG, PNG|cannot be read"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a JPEG, PNG"),
         (b"P6 1 1 255 abc", "not a JPEG, PNG"),
     ],
@@ -114,7 +114,7 @@ def test_what_is_no_picture(tmp_path, data, reason):
 def test_devices_pipes_folders_and_huge_files_are_not_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     for path in ("/dev/zero", str(tmp_path / "pipe.png"), str(tmp_path)):
-        with pytest.raises(ValueError, match="a folder or a device"):
+        with pytest.raises(ValueError, match=r"is a folder|is a device"):
             check_picture(path)
     monkeypatch.setattr(media, "MAX_FILE", len(png()) - 1)
     with pytest.raises(ValueError, match="more than"):

@@ -441,8 +441,8 @@ def test_pictures_that_cannot_be_sent_reject_their_row_and_cost_nothing(tmp_path
         str(tmp_path): "is a folder; let `r1reward data convert` take the frames",
         str(tmp_path / "pipe.png"): "is a device",
         str(tmp_path / "page.png"): "not a JPEG",
-        str(tmp_path / "cut.jpg"): "cannot be decoded",
-        str(tmp_path / "cut.gif"): "cannot be decoded",
+        str(tmp_path / "cut.jpg"): "cannot be read",
+        str(tmp_path / "cut.gif"): "cannot be read",
     }
     media = [*map(Media, bad), Media(data=bomb()), Media(data=png(), sha256="0" * 64)]
     reasons = [*bad.values(), "more than 89,478,485 pixels", "its sha256 is another"]

@@ -372,8 +372,8 @@ class TestData:
     @pytest.mark.parametrize(
         ("image", "words"),
         [
-            ({"bytes": b"not a picture"}, "not a picture (13 bytes)"),
-            ({"bytes": png()[:60]}, "cannot be decoded"),
+            ({"bytes": b"not a picture"}, "TIFF picture (13 bytes)"),
+            ({"bytes": png()[:60]}, "cannot be read"),
             ({"bytes": None, "path": "/no/such.png"}, "'/no/such.png' does not exist"),
             ({"bytes": None, "path": None}, "missing"),
         ],

@@ -104,7 +104,7 @@ def test_rows_that_would_end_the_run_are_left_out_and_counted(tmp_path, processo
     assert len(found) == 2
     assert [len(item["input_ids"]) > 0 for item in found] == [True, True]
     assert "3 of 5 rows are left out, 1 of them longer than data.max_length=400 tokens and 2 with" in caplog.text
-    assert "row 2, ValueError: not a picture" in caplog.text
+    assert "row 2, ValueError: not a JPEG, PNG" in caplog.text
 
 
 def test_a_text_that_is_cut_is_not_left_out(tmp_path, processor):

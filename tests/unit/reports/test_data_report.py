@@ -112,7 +112,7 @@ def test_pictures_that_cannot_be_shown_are_named_and_nothing_is_decoded(tmp_path
     media = tuple(map(Media, ("none.png", "bomb.png", "cut.png", "/dev/zero")))
     page = page_of(tmp_path, preference(0, images=media), media=str(tmp_path))
     assert not page.all("img", "picture")
-    for words in ("no file 'none.png'", "89,478,485 pixels", "cannot be decoded", "a folder or a device"):
+    for words in ("no file 'none.png'", "89,478,485 pixels", "cannot be read", "is a device"):
         assert words in page.text
 
 
