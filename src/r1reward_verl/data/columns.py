@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from r1reward_verl.data.export import rl_schema, sft_schema
+from r1reward_verl.data.preference import SCHEMA
 from r1reward_verl.data.rows import Kind
 
 if TYPE_CHECKING:
@@ -26,11 +28,7 @@ def _columns(kind: Kind) -> dict[str, tuple[pa.DataType, bool]]:
     import pyarrow as pa
 
     if kind == "preferences":
-        from r1reward_verl.data.preference import SCHEMA
-
         return {one.name: (one.type, one.nullable) for one in SCHEMA}
-    from r1reward_verl.data.export import rl_schema, sft_schema
-
     schema = rl_schema(False) if kind == "rl" else sft_schema(False)
     names = ["prompt", "data_source", "reward_model"] if kind == "rl" else ["messages"]
     columns = {name: (schema.field(name).type, False) for name in names}

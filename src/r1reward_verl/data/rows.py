@@ -1,7 +1,4 @@
-"""What stands in a row of any file of this project: preferences, verl's RL rows and verl's SFT rows.
-
-verl imports this module in every process (preflight does), hence no heavy import at the top.
-"""
+"""What stands in a row of any file of this project: preferences, verl's RL rows and verl's SFT rows."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r1reward_verl.data.preference import Preference, from_row
+from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.judgement import FIELDS, Choice, parse, parse_label
 from r1reward_verl.text import excerpt
 
@@ -52,8 +50,6 @@ def columns_of(path: str | os.PathLike[str]) -> list[str]:
         FileNotFoundError, PermissionError: no file.
         ValueError: of no known format, or not a single row of it can be read.
     """
-    from r1reward_verl.data.readers import RowError, read_rows
-
     rows = read_rows(path)
     if str(path).endswith(".parquet"):
         import pyarrow as pa

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from r1reward_verl.data.export import rl_row, rl_schema
-from r1reward_verl.data.preference import to_row
+from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.judgement import PROMPT, Choice, build_prompt
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import replaced_folder, write_json
@@ -99,8 +99,6 @@ def build(
 
 
 def _write_world(folder: Path, sizes: Sizes, seed: int, template: str) -> None:
-    from r1reward_verl.data.preference import SCHEMA  # imports pyarrow
-
     pool, test = (
         alternating_labels(world.draw_pairs(count, seed, split))
         for split, count in (("train", sizes.preferences), ("test", sizes.test_pairs))
