@@ -1,13 +1,12 @@
 """The contract of a judgement: which texts keep it, why others do not, and how a prompt asks for one."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from factories import processor_seconds
 from r1reward_verl.judgement import PROMPT, Verdict, build_prompt, load_template, parse, parse_label
 
 GOOD = "<think>Response 1 names the colour, response 2 does not.</think><answer>1</answer>"
@@ -148,9 +147,10 @@ class TestLenientParser:
 )
 def test_time_is_linear_on_hostile_input(piece, lenient):
     for text in (piece * (1_000_000 // len(piece)), "<think>" + piece * (1_000_000 // len(piece))):
-        start = time.process_time()
         assert parse(text, lenient).reason is not None
-        assert time.process_time() - start < 0.5  # takes about 10 ms; anything quadratic takes hours
+        assert (
+            processor_seconds(lambda: parse(text, lenient)) < 0.5
+        )  # takes about 10 ms; anything quadratic takes hours
 
 
 class TestLabel:

@@ -1,9 +1,8 @@
 """What counts as a judgement that corrects itself, and what does not."""
 
-import time
-
 import pytest
 
+from factories import processor_seconds
 from r1reward_verl.evaluation.reflection import find_reflections
 
 CORRECTS_ITSELF = [
@@ -123,11 +122,6 @@ def test_several_in_one_judgement_are_all_returned_in_order():
 def test_time_is_linear_in_the_length(piece):
     def seconds(length):
         text = (piece * (length // len(piece) + 1))[:length]
-        best = 9e9
-        for _ in range(3):
-            start = time.perf_counter()
-            find_reflections(text)
-            best = min(best, time.perf_counter() - start)
-        return best
+        return processor_seconds(find_reflections, text)
 
     assert seconds(40_000) < 20 * seconds(5_000) + 0.01  # quadratic would be 64 times
