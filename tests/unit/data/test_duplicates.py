@@ -191,7 +191,7 @@ def test_the_first_one_stays_and_what_was_dropped_drops_nothing():
 
 OUTCOME = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from test_duplicates import crowd
 from r1reward_verl.data.duplicates import NearDuplicates
 finder = NearDuplicates(0.8)
@@ -213,7 +213,7 @@ def crowd(count):
 def test_every_process_decides_alike(tmp_path):
     outcomes = {
         subprocess.run(
-            [sys.executable, "-c", OUTCOME, str(__file__.rpartition("/")[0])],
+            [sys.executable, "-c", OUTCOME, *sys.path],
             env={"PYTHONHASHSEED": seed, "PATH": ""},
             capture_output=True,
             text=True,
