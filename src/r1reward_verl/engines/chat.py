@@ -12,32 +12,23 @@ import asyncio
 import json
 import logging
 import math
-import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
-from yarl import URL
 
-from r1reward_verl import __version__
 from r1reward_verl.engines import health
 from r1reward_verl.engines.health import Outage, Server, Timeout
+from r1reward_verl.engines.wire import RequestFailed, Wire, check_options
 from r1reward_verl.errors import R1RewardError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Status = Literal["ok", "unreadable", "refused", "failed"]
-
-# uvicorn drops connections that are idle for 5 s: letting go first spares a request on a dying connection.
-_KEEP_ALIVE = 4.0
-_EXCERPT = 200
 
 
 class ChatError(R1RewardError):
@@ -66,29 +57,32 @@ class Reply(Generic[T]):
     code: int | None = None
 
 
-class _RequestFailed(Exception):
-    """`unserved`: worth another try, not before `wait` seconds if the server says so. Otherwise the server is alive."""
+@dataclass(frozen=True)
+class Constraint:
+    """Fields of a request that make a server constrain its answer, for those servers that can.
 
-    def __init__(
-        self,
-        kind: Literal["unserved", "unreadable", "refused"],
-        text: str,
-        wait: float | None = None,
-        code: int | None = None,
-    ):
-        super().__init__(text)
-        self.kind, self.wait, self.code = kind, wait, code
+    Attributes:
+        fields: put over those of the request.
+        obeyed: whether an answer keeps to it; may raise what `read` may.
+    """
+
+    fields: Mapping[str, Any]
+    obeyed: Callable[[Mapping[str, Any]], bool]
 
 
-_CAUGHT = (_RequestFailed, aiohttp.ClientError, OSError, asyncio.TimeoutError)
+_CAUGHT = (RequestFailed, aiohttp.ClientError, OSError, asyncio.TimeoutError)
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
 
 
 class ChatClient:
     """Sends chat requests to OpenAI-compatible servers; made anywhere, used within one event loop, closed at the end.
 
     A request goes to the server with the fewest in flight. A server that fails rests for a time that doubles with
-    each failure, then gets one request at a time until it answers; its requests go to the others. No redirect is
-    followed, no cookie kept, no proxy of the environment used, and the key goes into the Authorization header alone.
+    each failure, then gets one request at a time until it answers; its requests go to the others. So does a server
+    that answers, but not with completions (a wrong page, model or key), unless no other does better. What one server
+    refuses or answers unreadably is tried at another before it counts; a server whose answers others have to mend
+    several times in a row rests, too. No redirect is followed, no cookie kept, no proxy of the environment used, and
+    the key goes into the Authorization header alone.
 
     Args:
         urls: base addresses as OpenAI's own client takes them, such as `http://host:8000/v1`.
@@ -117,16 +111,15 @@ class ChatClient:
         max_bytes: int = 1 << 20,
     ) -> None:
         bases = check_options(urls, api_key, concurrency, timeout, max_wait, retries, max_bytes)
-        self._key, self._timeout, self._max_wait = api_key, timeout, max_wait
-        self._retries, self._max_bytes = retries, max_bytes
+        self._timeout, self._max_wait, self._retries = timeout, max_wait, retries
+        self._wire = Wire(api_key, timeout, max_wait, max_bytes)
         self._servers = [Server(url, model) for url in bases]
         self._outage = Outage(", ".join(bases), max_wait, self._abandon)
         self._free = concurrency
         self._calls = 0
-        self._queue: deque[asyncio.Future[tuple[Server, float] | None]] = deque()
+        self._queue: deque[tuple[asyncio.Future[tuple[Server, float] | None], Server | None]] = deque()
         self._limits: set[Timeout] = set()
         self._alarm: asyncio.TimerHandle | None = None
-        self._sessions: list[aiohttp.ClientSession] = []  # one that keeps connections, one that never does
         self._closed = False
 
     def __repr__(self) -> str:
@@ -139,14 +132,20 @@ class ChatClient:
         await self.close()
 
     async def complete(
-        self, messages: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], T | None], **body: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        read: Callable[[Mapping[str, Any]], T | None],
+        *,
+        constraint: Constraint | None = None,
+        **body: Any,
     ) -> Reply[T]:
         """Ask for a chat completion; whatever servers and networks do is told in the reply, not raised.
 
         Args:
             messages: of the chat.
             read: makes the value out of the server's JSON object, which may be any; returning None or raising
-                KeyError, IndexError, TypeError, ValueError or AttributeError finds it unreadable.
+                LookupError, TypeError, ValueError or AttributeError finds it unreadable.
+            constraint: asked of each server that has not refused or ignored it several times in a row.
             **body: further fields of the request, such as `max_tokens=1`.
 
         Raises:
@@ -155,11 +154,13 @@ class ChatClient:
         """
         loop = self._open()
         called = loop.time()
-        requests = failures = unreadable = 0
+        requests = failures = unreadable = refused = 0
         told_since = math.inf
         failed_at = math.inf
         error = ""
         code: int | None = None
+        doubted: Server | None = None  # gave no good answer to this request, which may be the request's fault
+        unconstrained: Server | None = None  # refused or ignored the constraint
 
         def reply(status: Status, value: T | None = None) -> Reply[T]:
             return Reply(value, status, max(requests - 1, 0), loop.time() - called, error, code)
@@ -168,42 +169,58 @@ class ChatClient:
         try:
             while True:
                 # Soon again, but not always before the others: if it is this request that fails, only they can tell.
-                turn = await self._take(first=requests == 1)
+                turn = await self._take(first=requests == 1, avoid=doubted)
                 if turn is None:
                     error = "the client is closed" if self._closed else self._outage.error
                     return reply("failed")
                 server, began = turn
+                asked = constraint if unconstrained is None and server.constrains(began) else None
                 try:
                     # Not before its turn: thousands may be waiting.
-                    payload = json.dumps({"messages": messages, **body}).encode()
+                    payload = json.dumps({"messages": messages, **body, **(asked.fields if asked else {})}).encode()
                     requests += 1
                     with self._limit():
-                        value = await self._ask(server, payload, read, self._sessions[requests > 1])
+                        value = await self._ask(server, payload, read, asked, fresh=requests > 1)
                 except _CAUGHT as caught:
-                    error = self._describe(server, caught)
-                    kind = caught.kind if isinstance(caught, _RequestFailed) else "unserved"
-                    code, wait = getattr(caught, "code", None), getattr(caught, "wait", None)
-                    if kind == "unserved":
-                        now = loop.time()
-                        told = code == 429 or wait is not None
+                    error = self._wire.describe(server.url, caught)
+                    now = loop.time()
+                    failed = caught if isinstance(caught, RequestFailed) else RequestFailed("unserved", "")
+                    code = failed.code
+                    if failed.kind == "unserved":
+                        told = code == 429 or failed.wait is not None
                         if told:
                             told_since = min(told_since, now)
                         if self._outage.last_success > min(began, failed_at):
                             failures += not told or now > told_since + self._max_wait
                         failed_at = now
-                        server.failed(began, now, wait)
+                        server.failed(began, now, failed.wait)
                         self._outage.failed(began, error, loop)
+                    elif failed.misplaced:
+                        if self._left_out(server, began, error):
+                            continue
                     else:
-                        unreadable += kind == "unreadable"
-                        self._answered(server)
-                    if kind == "refused":
+                        self._alive(server, began)
+                        if asked:
+                            unconstrained = server
+                            continue
+                        doubted = server
+                    unreadable += failed.kind == "unreadable"
+                    refused += failed.kind == "refused"
+                    if refused and (failed.misplaced or refused > 1 or len(self._servers) == 1):
                         return reply("refused")
                     if failures > self._retries:
                         return reply("failed")
                     if unreadable > self._retries:
                         return reply("unreadable")
                 else:
-                    self._answered(server)
+                    server.answered(asked is not None)
+                    self._outage.answered(loop.time())
+                    if doubted is not None and doubted is not server and doubted.corrected():
+                        self._left_out(doubted, began, error)
+                    if unconstrained is not None and unconstrained.ignored_constraint(loop.time()):
+                        logger.warning(
+                            "%s does not constrain its answers; it is asked in words (%s)", unconstrained.url, error
+                        )
                     return reply("ok", value)
                 finally:
                     self._end(server, began)
@@ -229,9 +246,9 @@ class ChatClient:
             error = ""
             try:
                 with self._limit():
-                    found[server.url] = await self._list(server, self._sessions[0])
+                    found[server.url] = await self._list(server, fresh=False)
             except _CAUGHT as caught:
-                error = self._describe(server, caught)
+                error = self._wire.describe(server.url, caught)
             if error:  # raised out here, because aiohttp's exceptions hold the request's headers
                 raise ChatError(f"no list of models from {error}; see that the server runs and the address is right")
         return found
@@ -241,32 +258,16 @@ class ChatClient:
         self._closed = True
         self._outage.forget()
         self._abandon()
-        for session in self._sessions:
-            await session.close()
+        await self._wire.close()
 
     def _open(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
-        if not self._sessions and not self._closed:
-            self._loop = loop
-            kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
-            self._sessions = [self._session(kept), self._session(aiohttp.TCPConnector(limit=0, force_close=True))]
-        elif self._sessions and self._loop is not loop:
+        if not self._closed and not self._wire.open():
             raise RuntimeError(f"{self!r} belongs to another event loop; make one client for each loop")
+        self._loop = loop
         return loop
 
-    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        headers = {"User-Agent": f"r1reward-verl/{__version__}", "Accept-Encoding": "identity"}
-        headers |= {"Content-Type": "application/json"}
-        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return aiohttp.ClientSession(
-            connector=connector,
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None),
-        )
-
-    async def _take(self, *, first: bool) -> tuple[Server, float] | None:
+    async def _take(self, *, first: bool, avoid: Server | None) -> tuple[Server, float] | None:
         """Wait for a free slot and a server that does not rest; None if waiting is of no use."""
         if self._closed:
             return None
@@ -276,7 +277,7 @@ class ChatClient:
             self._outage.next_probe = math.inf  # while this one is on its way, the others wait for what it finds
             return self._begin(min(self._servers, key=lambda server: server.last_begun), now)
         turn: asyncio.Future[tuple[Server, float] | None] = self._loop.create_future()
-        (self._queue.appendleft if first else self._queue.append)(turn)
+        (self._queue.appendleft if first else self._queue.append)((turn, avoid))
         self._dispatch()
         try:
             taken = await turn
@@ -292,11 +293,14 @@ class ChatClient:
     def _dispatch(self) -> None:
         now = self._loop.time()
         while self._free and self._queue and not self._outage.open:
-            if self._queue[0].done():
+            turn, avoid = self._queue[0]
+            if turn.done():
                 self._queue.popleft()
             elif ready := [server for server in self._servers if max(server.rests_until, server.asked_until) <= now]:
-                server = min(ready, key=lambda server: (server.in_flight, server.last_begun))
-                self._queue.popleft().set_result(self._begin(server, now))
+                others = [server for server in ready if server is not avoid]
+                server = min(others or ready, key=lambda server: (server.in_flight, server.last_begun))
+                self._queue.popleft()
+                turn.set_result(self._begin(server, now))
             else:
                 first = min(max(server.rests_until, server.asked_until) for server in self._servers)
                 if self._alarm is not None:
@@ -317,9 +321,25 @@ class ChatClient:
             self._send_home()
         self._dispatch()
 
-    def _answered(self, server: Server) -> None:
-        server.answered()
-        self._outage.answered(self._loop.time())
+    def _alive(self, server: Server, began: float) -> None:
+        now = self._loop.time()
+        server.alive(began, now)
+        self._outage.answered(now)
+
+    def _left_out(self, server: Server, began: float, error: str) -> bool:
+        """Leave out a server whose answers are no completions, as long as another may do better; whether one may."""
+        now = self._loop.time()
+        server.left_out = True
+        if all(server.left_out for server in self._servers):
+            for each in self._servers:
+                each.wake()
+            self._outage.answered(now)
+            return False
+        server.failed(began, now, None)
+        if not server.named:
+            server.named = True
+            logger.warning("left out while other servers answer: %s", error)
+        return True
 
     def _limit(self) -> Timeout:
         return Timeout(self._timeout, self._limits)
@@ -332,130 +352,37 @@ class ChatClient:
 
     def _send_home(self) -> None:
         while self._queue:
-            if not (turn := self._queue.popleft()).done():
+            turn, _ = self._queue.popleft()
+            if not turn.done():
                 turn.set_result(None)
 
     async def _ask(
-        self, server: Server, payload: bytes, read: Callable[[Any], T | None], session: aiohttp.ClientSession
+        self,
+        server: Server,
+        payload: bytes,
+        read: Callable[[Any], T | None],
+        constraint: Constraint | None,
+        *,
+        fresh: bool,
     ) -> T:
         if server.model is None:
             async with server.listing:
-                if server.model is None and not await self._list(server, session):
-                    raise _RequestFailed("unreadable", "lists no model; name one")
+                if server.model is None and not await self._list(server, fresh=fresh):
+                    raise RequestFailed("unreadable", "lists no model; name one", misplaced=True)
         named = f'{{"model": {json.dumps(server.model)}, '.encode() + payload[1:]
-        return await self._exchange(session, "POST", server.chat, named, read)
-
-    async def _list(self, server: Server, session: aiohttp.ClientSession) -> list[str]:
-        names = await self._exchange(session, "GET", server.models, None, lambda got: [m["id"] for m in got["data"]])
-        if names and server.model is None:
-            server.model = str(names[0])
-        return names
-
-    async def _exchange(
-        self, session: aiohttp.ClientSession, method: str, url: URL, data: bytes | None, read: Callable[[Any], T | None]
-    ) -> T:
-        response = await session.request(method, url, data=data, allow_redirects=False)
-        body = bytearray()
-        try:
-            too_long = (response.content_length or 0) > self._max_bytes
-            while not too_long and (chunk := await response.content.read(self._max_bytes + 1 - len(body))):
-                body += chunk
-                too_long = len(body) > self._max_bytes
-        finally:
-            response.close()  # ends the connection unless all of the answer has been read
-        status = response.status
-        good = 200 <= status < 300
-        answer = value = None
-        if good and not too_long:
-            with suppress(ValueError, RecursionError):
-                answer = json.loads(body)
-            if isinstance(answer, dict):
-                with suppress(KeyError, IndexError, TypeError, ValueError, AttributeError):
-                    value = read(answer)
-            if value is not None:
+        answer, body = await self._wire.exchange("POST", server.chat, named, "choices", fresh=fresh)
+        with suppress(*_UNREADABLE):
+            if (constraint is None or constraint.obeyed(answer)) and (value := read(answer)) is not None:
                 return value
-        said = self._without_key(body.decode(errors="replace"))[:_EXCERPT]
-        if too_long:
-            said = f"answer larger than {self._max_bytes} bytes"
-        if good:
-            raise _RequestFailed("unreadable", said if too_long else f"unreadable answer: {said}")
-        if status == 429 and "insufficient_quota" in said:  # how OpenAI says that an account is empty
-            raise _RequestFailed("refused", f"status {status}: {said}", code=402)
-        if status >= 500 or status in (408, 425, 429):
-            told = response.headers.get("Retry-After") if status in (429, 503) else None
-            raise _RequestFailed("unserved", f"status {status}: {said}", _retry_after(told, self._max_wait), status)
-        raise _RequestFailed("refused", f"status {status}: {said}", code=status)
+        raise RequestFailed("unreadable", f"unreadable answer: {self._wire.excerpt(body)}")
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
-
-    def _describe(self, server: Server, caught: Exception) -> str:
-        said = f"{type(caught).__name__}"
-        if isinstance(caught, asyncio.TimeoutError):
-            said = f"no complete answer within {self._timeout:g} s"
-        elif isinstance(caught, _RequestFailed):
-            said = str(caught)
-        elif isinstance(caught, OSError):  # what else aiohttp says may quote the server, cut in the middle of a key
-            said += f": {caught}"
-        return self._without_key(f"{server.url}: {said}")
-
-
-def check_options(
-    urls: Sequence[str],
-    api_key: str | None,
-    concurrency: int,
-    timeout: float,
-    max_wait: float,
-    retries: int,
-    max_bytes: int = 1 << 20,
-) -> list[str]:
-    """Return the addresses without a slash at their end.
-
-    Raises:
-        ValueError: an option of `ChatClient` that cannot be used; the message names it.
-    """
-    if isinstance(urls, str) or not urls:
-        raise ValueError(f"urls is {urls!r}; give a list of addresses, such as ['http://host:8000/v1']")
-    bases = [_base_url(url, f"urls[{i}]") for i, url in enumerate(urls)]
-    if twice := sorted({url for url in bases if bases.count(url) > 1}):
-        raise ValueError(f"{twice[0]!r} is given twice; name each server once")
-    whole = {"concurrency": (concurrency, 1), "retries": (retries, 0), "max_bytes": (max_bytes, 1)}
-    for name, (value, least) in whole.items():
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-    if not 0 < timeout <= max_wait < math.inf:
-        raise ValueError(f"timeout is {timeout!r} and max_wait {max_wait!r}; it must be 0 < timeout <= max_wait")
-    if api_key and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
-        raise ValueError("the API key holds characters that no header can carry; look for a space or a line break")
-    return bases
-
-
-def _base_url(url: str, where: str) -> str:
-    """Return `url` without a slash at its end; no message quotes a part that may hold a key."""
-    if isinstance(url, str) and "@" in url:
-        raise ValueError(f"{where} holds a user or password (an @); leave it out and give the key as api_key")
-    if isinstance(url, str) and (bare := re.split("[?#]", url)[0]) != url:
-        raise ValueError(f"{where} is {bare!r} with a query or fragment; end it at the API version, as in /v1")
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
-    except (ValueError, AttributeError, TypeError):
-        good = False
-    if not good:
-        raise ValueError(f"{where} is {url!r}, no address of an HTTP server; write it as http://host:8000/v1")
-    return url.rstrip("/")
-
-
-def _retry_after(value: str | None, most: float) -> float | None:
-    """Return the seconds of a Retry-After header (seconds or HTTP date), at most `most`; None if it names no time."""
-    try:
-        seconds = float(value or "")
-    except ValueError:
+    async def _list(self, server: Server, *, fresh: bool) -> list[str]:
+        answer, body = await self._wire.exchange("GET", server.models, None, "data", fresh=fresh)
         try:
-            until = parsedate_to_datetime(value or "")
-        except (ValueError, TypeError):
-            return None
-        if until.tzinfo is None:
-            until = until.replace(tzinfo=timezone.utc)
-        seconds = (until - datetime.now(timezone.utc)).total_seconds()
-    return min(seconds, most) if seconds > 0 else None
+            names = [str(model["id"]) for model in answer["data"]]
+        except _UNREADABLE:
+            said = f"unreadable answer: {self._wire.excerpt(body)}"
+            raise RequestFailed("unreadable", said, misplaced=True) from None
+        if names and server.model is None:
+            server.model = names[0]
+        return names

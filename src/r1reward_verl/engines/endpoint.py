@@ -143,13 +143,14 @@ class EndpointEngine:
         temperature = 0.0 if samples == [GREEDY] else self._sampling.temperature
         while left:
             number = len(left) if self._several else 1
+            several: dict[str, Any] = {"n": number} if number > 1 else {}
             reply = await client.complete(
                 [{"role": "user", "content": content}],
                 read_answer,
                 temperature=temperature,
                 top_p=1.0,
                 max_tokens=tokens,
-                **({"n": number} if number > 1 else {}),
+                **several,
             )
             if (answer := reply.value) is not None:
                 got = answer.texts[:number]

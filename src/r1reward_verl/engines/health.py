@@ -18,6 +18,8 @@ PROBE_EVERY = 5.0
 """Seconds between two requests that find out whether a service that was given up is back."""
 
 _FIRST_REST, _LONGEST_REST = 0.25, 15.0
+_IN_A_ROW = 3
+_IN_WORDS = 60.0
 
 
 class Server:
@@ -30,6 +32,9 @@ class Server:
         self.in_flight = 0
         self.last_begun = self.last_failed = self.rests_until = self.asked_until = -math.inf
         self.back_off = 0.0
+        self.left_out = self.named = False
+        self._corrected = self._unconstrained = 0
+        self._in_words_until = -math.inf
 
     def begin(self, now: float) -> None:
         """Count a request that is sent."""
@@ -44,11 +49,51 @@ class Server:
         if self.rests_until == math.inf and began >= self.last_failed:  # was that one request, and got cancelled
             self.rests_until = now
 
-    def answered(self) -> None:
-        """Take note of an answer: the server needs no rest."""
+    def answered(self, constrained: bool) -> None:
+        """Take note of a good answer: the server needs no rest."""
+        self.needs_no_rest()
+        self.left_out = False
+        self._corrected = 0
+        if constrained:
+            self._unconstrained = 0
+
+    def alive(self, began: float, now: float) -> None:
+        """Take note of an answer that is no good, which may be the request's fault."""
+        if self.left_out:
+            self.failed(began, now, None)
+        else:
+            self.needs_no_rest()
+
+    def needs_no_rest(self) -> None:
+        """End the time of single requests; a rest that has an end is left to end."""
         self.back_off = 0.0
         if self.rests_until == math.inf:
             self.rests_until = -math.inf
+
+    def wake(self) -> None:
+        """End the rest now."""
+        self.back_off, self.rests_until = 0.0, -math.inf
+
+    def corrected(self) -> bool:
+        """Take note that another server answered what this one could not; whether that is so several times in a row."""
+        self._corrected += 1
+        return self._corrected >= _IN_A_ROW
+
+    def constrains(self, now: float) -> bool:
+        """Return whether the server is to be asked for constrained answers."""
+        return now >= self._in_words_until
+
+    def ignored_constraint(self, now: float) -> bool:
+        """Take note of a constraint without effect; whether the server, for the first time, is to be asked in words.
+
+        One odd answer proves nothing, and a server may be replaced by one that can: it is tried again every minute.
+        """
+        self._unconstrained += 1
+        if self._unconstrained < _IN_A_ROW:
+            return False
+        first = self._in_words_until == -math.inf
+        self._in_words_until = now + _IN_WORDS
+        return first
 
     def failed(self, began: float, now: float, retry_after: float | None) -> None:
         """Let the server rest after a failure: as long as it asks for, or twice as long as before."""

@@ -10,32 +10,32 @@ import asyncio
 import dataclasses
 import functools
 import hashlib
-import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1reward_verl.engines.chat import ChatClient, Reply, check_options
+from r1reward_verl.engines.chat import ChatClient, Constraint
+from r1reward_verl.engines.wire import check_options
 from r1reward_verl.judgement import Choice
 from r1reward_verl.rewards.judges.base import JudgeStatus, Opinion
 from r1reward_verl.rewards.judges.prompt import Lines, closing, messages, read_confidence, read_reply
-
-logger = logging.getLogger(__name__)
 
 API_KEY = "R1REWARD_JUDGE_API_KEY"
 ALTERNATIVES = 20
 """Log-probabilities asked for beside the chosen token; 20 is what OpenAI's and vLLM's servers allow at most."""
 
-# How a server says that it does not know a field of the request.
-_UNKNOWN_FIELD = (400, 422)
+_ONE_DIGIT = Constraint(
+    {"structured_outputs": {"choice": ["0", "1"]}, "max_tokens": 1},
+    obeyed=lambda answer: read_reply(answer["choices"][0]["message"]["content"]) is not None,
+)
 
 
 class ModelJudge:
     """Asks a chat model for one digit.
 
-    The request asks for a constrained reply (vLLM's `structured_outputs`). A server that refuses the field, or
-    ignores it and chats, is asked in plain words from then on.
+    The request asks for a constrained reply (vLLM's `structured_outputs`). Where a server refuses the field, or
+    ignores it and chats, the question is asked again in plain words.
 
     Args:
         urls: Addresses of the servers, with the API version (`http://host:8000/v1`). They share the work; one that
@@ -103,7 +103,6 @@ class ModelJudge:
         self.temperature = temperature
         self.confidence = confidence
         self.cache_size = cache_size
-        self._constrained = True
         self._known: OrderedDict[bytes, float] = OrderedDict()
         self._asked: dict[bytes, asyncio.Future[Opinion | None]] = {}
 
@@ -148,37 +147,20 @@ class ModelJudge:
         await self.client.close()
 
     async def _ask(self, text: str, choice: Choice) -> Opinion:
-        constrained = self._constrained
-        reply = await self._request(text, choice, constrained)
-        if constrained and (isinstance(reply.value, str) or reply.code in _UNKNOWN_FIELD):
-            said = reply.error or f"it said {reply.value!r}"
-            plain = await self._request(text, choice, constrained=False)
-            if plain.status == "ok" and self._constrained:
-                self._constrained = False
-                logger.warning("judge: a server does not constrain its replies (%s); asked in words from now on", said)
-            reply = dataclasses.replace(
-                plain, retries=reply.retries + plain.retries + 1, seconds=reply.seconds + plain.seconds
-            )
-        if not isinstance(reply.value, float):
+        # In plain words a model may say "Output: 1".
+        body: dict[str, Any] = {"temperature": self.temperature, "max_tokens": 8}
+        if self.confidence:
+            body |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
+        reply = await self.client.complete(messages(text, choice), self._read, constraint=_ONE_DIGIT, **body)
+        if reply.value is None:
             status: JudgeStatus = "failed" if reply.status in ("failed", "refused") else "undecided"
             return Opinion(0.0, status, reply.retries, reply.seconds)
         return Opinion(2.0 * reply.value - 1.0, "judged", reply.retries, reply.seconds)
 
-    async def _request(self, text: str, choice: Choice, constrained: bool) -> Reply[float | str]:
-        # In plain words a model may say "Output: 1".
-        body: dict[str, Any] = {"temperature": self.temperature, "max_tokens": 1 if constrained else 8}
-        if constrained:
-            body["structured_outputs"] = {"choice": ["0", "1"]}
-        if self.confidence:
-            body |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
-        read = functools.partial(self._read, constrained=constrained)
-        return await self.client.complete(messages(text, choice), read, **body)
-
-    def _read(self, answer: Mapping[str, Any], constrained: bool) -> float | str | None:
-        """Return P(1), or what was said where the constraint should have made that impossible; None: ask again."""
+    def _read(self, answer: Mapping[str, Any]) -> float | None:
+        """Return P(1); None: ask again."""
         choice = answer["choices"][0]
-        said = choice["message"]["content"]
-        verdict = read_reply(said)
+        verdict = read_reply(choice["message"]["content"])
         if verdict is None:
-            return str(said) if constrained else None
+            return None
         return read_confidence(choice) if self.confidence else float(verdict)

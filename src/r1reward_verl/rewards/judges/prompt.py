@@ -7,6 +7,7 @@ it cannot close, and the reply is one digit.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -42,11 +43,12 @@ _REPLY = re.compile(rf"\W*(?:{_LABELS}\W+)?(?<![\d.,-])([01])(?!\w|[.,-]\d|\s*(?
 
 def closing(reasoning: str, lines: Lines = 3) -> str:
     """Return the part of the reasoning that a judge model sees: its last lines, joined by "; ", without tags."""
-    text = reasoning if lines == "all" else closing_lines(reasoning, lines)
-    kept = (line.strip() for line in text[-MAX_CHARACTERS:].splitlines())
+    text = (reasoning if lines == "all" else closing_lines(reasoning, lines))[-MAX_CHARACTERS:]
+    if not text.isascii():  # a fullwidth "<" is no other, and nothing hides between its letters
+        text = "".join(letter for letter in normalize("NFKC", text) if category(letter) != "Cf")
+        text = text[-MAX_CHARACTERS:]  # one character can become eighteen
+    kept = (line.strip() for line in text.splitlines())
     joined = "; ".join(line for line in kept if line)
-    if not joined.isascii():  # a fullwidth "<" is no other, and nothing hides between its letters
-        joined = "".join(letter for letter in normalize("NFKC", joined) if category(letter) != "Cf")
     return _TAG.sub(lambda tag: f"{tag[0]} ", joined)
 
 
@@ -80,14 +82,17 @@ def read_confidence(choice: Mapping[str, Any]) -> float:
         Between 0 and 1.
 
     Raises:
-        IndexError, KeyError, TypeError: no log-probabilities, or none of a digit.
+        IndexError, KeyError, TypeError, ValueError: no log-probabilities, none of a digit, or numbers that are none.
     """
-    import math
-
     tokens = [token for token in choice["logprobs"]["content"] if token["token"].strip() in ("0", "1")]
     token = tokens[0]
     found = dict.fromkeys("01", 0.0)
     for alternative in [token, *token["top_logprobs"]]:
         if (digit := alternative["token"].strip()) in found:
-            found[digit] = max(found[digit], math.exp(alternative["logprob"]))
-    return found["1"] / sum(found.values())
+            logprob = alternative["logprob"]
+            if math.isnan(logprob) or logprob > 0.01:  # a little above 0 is rounding
+                raise ValueError(f"logprob {logprob!r}")
+            found[digit] = max(found[digit], math.exp(logprob))
+    if not (total := sum(found.values())):
+        raise ValueError("no digit has a probability above 0")
+    return found["1"] / total

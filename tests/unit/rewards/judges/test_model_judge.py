@@ -112,7 +112,7 @@ def test_a_server_that_refuses_the_constraint_is_asked_in_words(status):
     with ChatServer(script) as server:
         first, second = ask(server, (REASONING, 1), (REASONING, 2))
     assert (first.consistency, second.consistency) == (1.0, 1.0)
-    assert ["structured_outputs" in request.body for request in server.requests] == [True, False, False]
+    assert ["structured_outputs" in request.body for request in server.requests] == [True, False] * 2
 
 
 def test_a_server_that_ignores_the_constraint_is_asked_in_words():
@@ -122,7 +122,7 @@ def test_a_server_that_ignores_the_constraint_is_asked_in_words():
     with ChatServer(script) as server:
         opinions = ask(server, (REASONING, 1), (REASONING, 2), retries=0)
     assert [opinion.consistency for opinion in opinions] == [-1.0, -1.0]
-    assert [request.body["max_tokens"] for request in server.requests] == [1, 8, 8]
+    assert [request.body["max_tokens"] for request in server.requests] == [1, 8, 1, 8]
 
 
 def test_confidence_is_a_soft_verdict():

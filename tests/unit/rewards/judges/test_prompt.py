@@ -87,6 +87,9 @@ def test_comparisons_are_no_tags():
 def test_an_endless_line_is_cut_at_its_beginning():
     text = closing("a" * 10 * MAX_CHARACTERS + " So response 1 is better.")
     assert len(text) == MAX_CHARACTERS
+    ligatures = closing("\ufdfa" * MAX_CHARACTERS + " So response 1 is better.")  # each is 18 letters in full
+    assert len(ligatures) == MAX_CHARACTERS
+    assert ligatures.endswith("So response 1 is better.")
     assert text.endswith("So response 1 is better.")
 
 
