@@ -135,6 +135,35 @@ def multimodal_rows(full=False):
     ]
 
 
+def judgebench_rows():
+    """The rows of JudgeBench's jsonl: one of each kind of source."""
+    sources = "mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench"
+    return [
+        {
+            "pair_id": f"pair-{number}",
+            "original_id": str(number),
+            "source": source,
+            "question": f"What is {number} times {number}?",
+            "response_model": "model-a",
+            "response_A": "Ten.",
+            "response_B": "It depends.",
+            "label": ("A>B", "B>A")[number % 2],
+        }
+        for number, source in enumerate(sources)
+    ]
+
+
+def rewardbench_2_rows():
+    """The rows of RewardBench 2: a best of four, and the two of a prompt of Ties."""
+    about = {"prompt": "Name a colour of the rainbow.", "models": ["model-a"], "additional_metadata": {}}
+    wrong = ["Brown.", "Grey.", "Pink."]
+    return [
+        {"id": "7", **about, "subset": "Factuality", "chosen": ["Red."], "rejected": wrong, "num_correct": 1},
+        {"id": "ref:0", **about, "subset": "Ties", "chosen": ["Red."], "rejected": wrong[:2], "num_correct": 1},
+        {"id": "tied:0", **about, "subset": "Ties", "chosen": ["Red.", "Blue."], "rejected": wrong, "num_correct": 2},
+    ]
+
+
 def preferences(folder):
     """Preferences as `r1reward data convert` leaves them: media checked, paths absolute."""
     frames = tuple(Media(path=str(folder / f"media/video/clip0/c01_{frame:04}.jpeg")) for frame in range(1, FRAMES + 1))

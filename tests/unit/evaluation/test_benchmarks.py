@@ -7,7 +7,17 @@ from dataclasses import replace
 import pytest
 
 import benchmark_files
-from benchmark_files import jsonl, mm_rows, multimodal_rows, parquet, vl_hub_rows, vl_rows, write
+from benchmark_files import (
+    jsonl,
+    judgebench_rows,
+    mm_rows,
+    multimodal_rows,
+    parquet,
+    rewardbench_2_rows,
+    vl_hub_rows,
+    vl_rows,
+    write,
+)
 from factories import png
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.data.readers import RowError
@@ -17,7 +27,8 @@ from r1reward_verl.media import Media
 VL, MM, MULTIMODAL, PREFERENCES = (
     BENCHMARKS[name] for name in ("vl-rewardbench", "mm-rlhf-rewardbench", "multimodal-rewardbench", "preferences")
 )
-SMALL = {VL: vl_rows(), MM: mm_rows(), MULTIMODAL: multimodal_rows()}
+REWARDBENCH_2, JUDGEBENCH, VIDEO = (BENCHMARKS[name] for name in ("rewardbench-2", "judgebench", "videorewardbench"))
+SMALL = {VL: vl_rows(), MM: mm_rows(), MULTIMODAL: multimodal_rows(), JUDGEBENCH: judgebench_rows()}
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +151,7 @@ def test_what_is_averaged_how():
     assert PREFERENCES.categories == ()
     assert {benchmark.overall for benchmark in BENCHMARKS.values()} == {"micro"}
     assert [name for name, benchmark in BENCHMARKS.items() if benchmark.paper_overall == "macro"] == [MULTIMODAL.name]
-    assert [name for name, benchmark in BENCHMARKS.items() if benchmark.acc_plus] == [MM.name]
+    assert [one for one in BENCHMARKS.values() if one.acc_plus] == [MM, REWARDBENCH_2]
 
 
 # What a row becomes
@@ -270,6 +281,57 @@ def test_columns_that_do_not_belong_to_a_benchmark_change_nothing(tmp_path):
         assert plain == extended
 
 
+def test_the_better_answer_of_judgebench_is_the_one_its_label_names(tmp_path):
+    cases, errors = read_rows(JUDGEBENCH, tmp_path, *judgebench_rows())
+    assert not errors
+    assert [(case.id, case.category, case.chosen) for case in cases] == [
+        ("pair-0", "knowledge", "Ten."),
+        ("pair-1", "reasoning", "It depends."),
+        ("pair-2", "math", "Ten."),
+        ("pair-3", "coding", "It depends."),
+    ]
+    assert all(case.images == () and case.video is None for case in cases)
+
+
+def test_a_row_of_rewardbench_2_is_a_case_for_each_pair_of_a_right_and_a_wrong_response(tmp_path):
+    for name, write_rows in (("rows.jsonl", jsonl), ("rows.parquet", parquet)):
+        rows = [{**row, "additional_metadata": None} for row in rewardbench_2_rows()]
+        cases, errors = read(REWARDBENCH_2, write_rows(tmp_path / name, rows))
+        assert not errors
+        assert [case.row for case in cases] == list(range(1, 12))
+        assert Counter(case.id for case in cases) == {"7": 3, "ref:0": 2, "tied:0": 6}
+        assert counts(cases) == {"Factuality": 3, "Ties": 8}
+        pairs = {(case.chosen, case.rejected) for case in cases if case.id == "tied:0"}
+        assert pairs == {(a, b) for a in ("Red.", "Blue.") for b in ("Brown.", "Grey.", "Pink.")}
+
+
+def test_a_bad_row_of_rewardbench_2_gives_no_case_and_moves_no_other(tmp_path):
+    first, _, last = rewardbench_2_rows()
+    bad = [{**first, "rejected": "Brown."}, {**first, "rejected": ["Brown.", "Red."]}, {**first, "chosen": []}]
+    cases, errors = read_rows(REWARDBENCH_2, tmp_path, *bad, last)
+    assert [error.number for error in errors] == [1, 2, 3]
+    assert "rejected is 'Brown.'; a list of texts is needed" in errors[0].reason
+    assert "the same text" in errors[1].reason
+    assert [case.row for case in cases] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("question", "video"), [("prompt", "video"), ("question", "video_path")])
+def test_videorewardbench_has_the_papers_five_kinds(tmp_path, question, video):
+    given = ["Long-form Perception", "short_form_perception", "Knowledge", "reasoning", "safety"]
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/1.png").write_bytes(png())
+    rows = [
+        {question: f"What happens, {name}?", "chosen": "A.", "rejected": "B.", video: "clip", "category": name}
+        for name in given
+    ]
+    cases, errors = read_rows(VIDEO, tmp_path, *rows)
+    assert not errors
+    assert tuple(case.category for case in cases) == VIDEO.categories
+    assert all(case.video == (Media(path=str(tmp_path / "clip/1.png")),) for case in cases)
+    with pytest.raises(ValueError, match="category is 'perception', not one of long-form perception, "):
+        read_rows(VIDEO, tmp_path, {**rows[0], "category": "perception"})
+
+
 # Media
 
 
@@ -381,7 +443,7 @@ def test_preferences_keep_their_absolute_paths_unless_a_media_root_is_given(tmp_
 # What is refused
 
 
-@pytest.mark.parametrize("benchmark", [VL, MM, MULTIMODAL, PREFERENCES], ids=lambda one: one.name)
+@pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=lambda one: one.name)
 def test_changed_field_names_are_shown_beside_the_expected_ones(tmp_path, benchmark):
     path = jsonl(tmp_path / "rows.jsonl", [{"id": "RLAIF-V-1", "instruction": "What?", "good": "A", "bad": "B"}])
     with pytest.raises(ValueError, match=r"rows\.jsonl: not a file of") as error:
@@ -431,6 +493,7 @@ BAD = [
     (MULTIMODAL, "Category", None, "Category is None"),
     (MULTIMODAL, "Output2", "", "Output2 is ''"),
     (MULTIMODAL, "Image", None, "Image is None"),
+    (JUDGEBENCH, "label", "A=B", "label is 'A=B', neither A>B nor B>A"),
 ]
 
 

@@ -6,9 +6,12 @@ benchmark's own rules and those of the reference (github.com/yfzhang114/r1_rewar
 """
 
 from r1reward_verl.evaluation.benchmarks import (
+    judgebench,
     mm_rlhf_rewardbench,
     multimodal_rewardbench,
     preferences,
+    rewardbench_2,
+    videorewardbench,
     vl_rewardbench,
 )
 from r1reward_verl.evaluation.benchmarks.base import FRAMES, Benchmark, Case, Release, missing
@@ -17,6 +20,9 @@ __all__ = ["BENCHMARKS", "FRAMES", "Benchmark", "Case", "Release", "missing"]
 
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (vl_rewardbench, mm_rlhf_rewardbench, multimodal_rewardbench, preferences)
+    for module in (
+        *(vl_rewardbench, mm_rlhf_rewardbench, multimodal_rewardbench),
+        *(videorewardbench, rewardbench_2, judgebench, preferences),
+    )
 }
 """The benchmarks by the name that `r1reward eval run` takes."""

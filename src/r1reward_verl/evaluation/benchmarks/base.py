@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
+from operator import attrgetter
 from typing import Literal
 
 from r1reward_verl.data.files import read_preferences
@@ -35,7 +36,8 @@ class Case:
     """A question of a benchmark with a better and a worse response.
 
     Attributes:
-        row: its number in the file, as `read_rows` counts: its identity, since ids repeat.
+        row: its identity, since ids repeat: the number of its row in the file, as `read_rows` counts, or, where a row
+            holds several pairs, its own number among all pairs.
         id: as in the file; cases with the same id belong together (the same picture, in MM-RLHF-RewardBench also the
             same question).
         category: one of `Benchmark.categories`, if the benchmark has fixed ones.
@@ -82,8 +84,10 @@ class Benchmark:
         name: as on the command line.
         categories: in the order of the paper's table (arXiv 2505.02835); empty where the file decides.
         forms: columns of each form of its file.
-        read_row: makes a preference of a row of one of these forms, with the benchmark's category, and returns it
-            with the reference's category. None for files of preferences.
+        read_row: yields the preferences in a row of one of these forms, with the benchmark's category; mostly one. A
+            ValueError rejects the row. None for files of preferences.
+        several: whether a row holds several pairs.
+        reference_category: tells the category by the reference's rules, where they differ.
         overall: how the benchmark itself averages over categories.
         paper_overall: what the R1-Reward paper's table calls overall.
         acc_plus: whether it counts ids of which every case is right, besides cases.
@@ -96,7 +100,9 @@ class Benchmark:
     name: str
     categories: tuple[str, ...]
     forms: tuple[tuple[str, ...], ...]
-    read_row: Callable[[Row], tuple[Preference, str]] | None = None
+    read_row: Callable[[Row], Iterable[Preference]] | None = None
+    several: bool = False
+    reference_category: Callable[[Preference], str] = attrgetter("category")
     overall: Average = "micro"
     paper_overall: Average = "micro"
     acc_plus: bool = False
@@ -187,7 +193,7 @@ class Benchmark:
             if isinstance(item, RowError):
                 yield item
                 continue
-            number, preference, reference_category = item
+            number, preference = item
             responses = preference.response_1, preference.response_2
             chosen, rejected = responses if preference.label == 1 else reversed(responses)
             try:
@@ -195,7 +201,7 @@ class Benchmark:
                     row=number,
                     id=preference.id,
                     category=preference.category,
-                    reference_category=reference_category,
+                    reference_category=self.reference_category(preference),
                     question=preference.question,
                     chosen=chosen,
                     rejected=rejected,
@@ -207,22 +213,25 @@ class Benchmark:
             else:
                 yield case
 
-    def _preferences(self, path: str | os.PathLike[str]) -> Iterator[tuple[int, Preference, str] | RowError]:
+    def _preferences(self, path: str | os.PathLike[str]) -> Iterator[tuple[int, Preference] | RowError]:
         if self.read_row is None:
-            for one in read_preferences(path):
-                yield one if isinstance(one, RowError) else (*one, one[1].category)
+            yield from read_preferences(path)
             return
+        cases = count(1)
         for item in read_rows(path):
             if isinstance(item, RowError):
                 yield item
                 continue
             number, row = item
             try:
-                yield number, *self.read_row(row)
+                found = list(self.read_row(row))
             except UnknownCategoryError as error:
                 raise ValueError(f"{os.fspath(path)}:{number}: {self.name}: {error}") from None
             except ValueError as error:
                 yield RowError(number, str(error), excerpt(row))
+                continue
+            for preference in found:
+                yield next(cases) if self.several else number, preference
 
 
 def missing(cases: Iterable[Case]) -> dict[str, list[int]]:
@@ -241,7 +250,8 @@ def make_preference(row: Row, category: str, **columns: str) -> Preference:
     Args:
         row: of a benchmark's file.
         category: of the preference.
-        columns: field ("question", "chosen", "rejected", "id", and "image" or "video") -> column.
+        columns: field ("question", "chosen", "rejected", "id", and "image" or "video", unless the benchmark has
+            neither) -> column.
 
     Raises:
         ValueError: a column is missing, or a value cannot be used.
@@ -250,8 +260,8 @@ def make_preference(row: Row, category: str, **columns: str) -> Preference:
         raise ValueError(f"no column {absent[0]!r} (there are: {', '.join(map(str, row)) or 'none'})")
     values = {column: row[column] for column in columns.values()}
     (preference,) = Plain(columns).read({**values, "category": category}, 0)
-    if not preference.images and preference.video is None:
-        column = columns.get("image") or columns["video"]
+    column = columns.get("image") or columns.get("video")
+    if column is not None and not preference.images and preference.video is None:
         raise ValueError(f"{column} is {excerpt(row[column])}; a picture or video is needed")
     return preference
 

@@ -6,6 +6,8 @@ Sources: github.com/Kwai-YuanQi/MM-RLHF at 7c8af1d, `llava/eval/cal_performance_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
 from r1reward_verl.data.preference import Preference
@@ -22,7 +24,7 @@ from r1reward_verl.text import excerpt
 _COUNTS = {"mcq": 42, "long": 37, "short": 34, "safety": 32, "video": 25}
 
 
-def _read_row(row: Row) -> tuple[Preference, str]:
+def _read_row(row: Row) -> Iterator[Preference]:
     required_text(row, "id")
     # In parquet each row has both columns.
     filled = [name for name in ("image", "video") if row.get(name) not in (None, "", [])]
@@ -43,8 +45,13 @@ def _read_row(row: Row) -> tuple[Preference, str]:
             f"{name} {excerpt(path)} is of no category; a folder of its path called {', '.join(_COUNTS)} is needed"
         )
     category = name if name == "video" else folders[0]
-    # The reference looks for the words anywhere in the path.
-    return replace(preference, category=category), next((word for word in _COUNTS if word in path), category)
+    yield replace(preference, category=category)
+
+
+def _reference_category(preference: Preference) -> str:
+    """Return the first of the words anywhere in the path, where the reference looks for them."""
+    path = (preference.images or preference.video or ())[0].path or ""
+    return next((word for word in _COUNTS if word in path), preference.category)
 
 
 BENCHMARK = Benchmark(
@@ -52,6 +59,7 @@ BENCHMARK = Benchmark(
     categories=tuple(_COUNTS),
     forms=tuple(("id", "prompt", "chosen", "rejected", name) for name in ("image", "video")),
     read_row=_read_row,
+    reference_category=_reference_category,
     acc_plus=True,
     reference_digits="first_line",
     releases=(Release("the file of the reference", 170, _COUNTS, ids=46),),

@@ -6,6 +6,8 @@ Sources: github.com/facebookresearch/multimodal_rewardbench at b4b92cd, `scripts
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import Row
 from r1reward_verl.evaluation.benchmarks.base import (
@@ -38,7 +40,7 @@ _COUNTS = {
 }
 
 
-def _read_row(row: Row) -> tuple[Preference, str]:
+def _read_row(row: Row) -> Iterator[Preference]:
     identity, given = required_text(row, "ID"), required_text(row, "Category")
     category = _CATEGORIES.get(given.lower())
     if category is None:
@@ -50,7 +52,7 @@ def _read_row(row: Row) -> tuple[Preference, str]:
     if row.get("Text") in (None, ""):
         raise ValueError("no Text: the benchmark's scripts/0_download_data.py fills it in, where it gets the source")
     columns = {"chosen": better, "rejected": "Output2" if better == "Output1" else "Output1"}
-    return make_preference(row, category, **columns, question="Text", image="Image", id="ID"), category
+    yield make_preference(row, category, **columns, question="Text", image="Image", id="ID")
 
 
 BENCHMARK = Benchmark(

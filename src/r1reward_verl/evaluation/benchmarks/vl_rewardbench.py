@@ -6,6 +6,8 @@ Sources: github.com/vl-rewardbench/VL_RewardBench at 9b10abd, `cal.py` and `infe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import Row
 from r1reward_verl.evaluation.benchmarks.base import Benchmark, Release, id_prefix, make_preference, required_text
@@ -21,14 +23,15 @@ _CATEGORIES = {
 """Prefix of the id -> category; all others are general."""
 
 
-def _reference_category(identity: str) -> str:
+def _reference_category(preference: Preference) -> str:
+    identity = preference.id
     if "mmmu" in identity or "mathverse" in identity:
         return "reasoning"
     # In lower case, which no id but those with "hallucination" is: RLAIF-V and RLHF-V rows become general.
     return "hallucination" if any(word in identity for word in ("hallucination", "rlhf", "rlaif")) else "general"
 
 
-def _read_row(row: Row) -> tuple[Preference, str]:
+def _read_row(row: Row) -> Iterator[Preference]:
     identity = required_text(row, "id")
     columns = {"question": "prompt", "chosen": "chosen", "rejected": "rejected"}
     if "query" in row:
@@ -41,7 +44,7 @@ def _read_row(row: Row) -> tuple[Preference, str]:
         row = {**row, "better response": better, "worse response": worse}
         columns = {"question": "query", "chosen": "better response", "rejected": "worse response"}
     category = _CATEGORIES.get(id_prefix(identity), "general")
-    return make_preference(row, category, **columns, image="image", id="id"), _reference_category(identity)
+    yield make_preference(row, category, **columns, image="image", id="id")
 
 
 BENCHMARK = Benchmark(
@@ -52,6 +55,7 @@ BENCHMARK = Benchmark(
         ("id", "query", "response", "image", "human_ranking"),
     ),
     read_row=_read_row,
+    reference_category=_reference_category,
     releases=(
         Release(
             "the release before 2025-05-13, with its old labels (the file of the reference)",
