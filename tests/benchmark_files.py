@@ -135,6 +135,16 @@ def multimodal_rows(full=False):
     ]
 
 
+def videorewardbench_rows():
+    """Rows in the columns that VideoRewardBench may have: one of each kind."""
+    kinds = "Long-form Perception", "short_form_perception", "Knowledge", "reasoning", "safety"
+    return [
+        {"question": f"What happens, {kind}?", "chosen": "A.", "rejected": "B.", "video_path": "video/clip0"}
+        | {"category": kind}
+        for kind in kinds
+    ]
+
+
 def judgebench_rows():
     """The rows of JudgeBench's jsonl: one of each kind of source."""
     sources = "mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench"
@@ -205,6 +215,11 @@ def write(folder, full=False, media=True):
             ),
         ],
         "multimodal-rewardbench": [folder / "all_data.json", parquet(folder / "all_data.parquet", inlined)],
+        "videorewardbench": [jsonl(folder / "videorewardbench.jsonl", videorewardbench_rows())],
+        "rewardbench-2": [
+            parquet(folder / "rb2.parquet", [{**row, "additional_metadata": None} for row in rewardbench_2_rows()])
+        ],
+        "judgebench": [jsonl(folder / "judgebench.jsonl", judgebench_rows())],
         "preferences": [parquet(folder / "preferences.parquet", list(map(to_row, preferences(folder))), SCHEMA)],
     }
     if media:

@@ -14,6 +14,7 @@ from benchmark_files import (
     multimodal_rows,
     parquet,
     rewardbench_2_rows,
+    videorewardbench_rows,
     vl_hub_rows,
     vl_rows,
     write,
@@ -294,15 +295,13 @@ def test_the_better_answer_of_judgebench_is_the_one_its_label_names(tmp_path):
 
 
 def test_a_row_of_rewardbench_2_is_a_case_for_each_pair_of_a_right_and_a_wrong_response(tmp_path):
-    for name, write_rows in (("rows.jsonl", jsonl), ("rows.parquet", parquet)):
-        rows = [{**row, "additional_metadata": None} for row in rewardbench_2_rows()]
-        cases, errors = read(REWARDBENCH_2, write_rows(tmp_path / name, rows))
-        assert not errors
-        assert [case.row for case in cases] == list(range(1, 12))
-        assert Counter(case.id for case in cases) == {"7": 3, "ref:0": 2, "tied:0": 6}
-        assert counts(cases) == {"Factuality": 3, "Ties": 8}
-        pairs = {(case.chosen, case.rejected) for case in cases if case.id == "tied:0"}
-        assert pairs == {(a, b) for a in ("Red.", "Blue.") for b in ("Brown.", "Grey.", "Pink.")}
+    cases, errors = read_rows(REWARDBENCH_2, tmp_path, *rewardbench_2_rows())
+    assert not errors
+    assert [case.row for case in cases] == list(range(1, 12))
+    assert Counter(case.id for case in cases) == {"7": 3, "ref:0": 2, "tied:0": 6}
+    assert counts(cases) == {"Factuality": 3, "Ties": 8}
+    pairs = {(case.chosen, case.rejected) for case in cases if case.id == "tied:0"}
+    assert pairs == {(a, b) for a in ("Red.", "Blue.") for b in ("Brown.", "Grey.", "Pink.")}
 
 
 def test_a_bad_row_of_rewardbench_2_gives_no_case_and_moves_no_other(tmp_path):
@@ -315,19 +314,13 @@ def test_a_bad_row_of_rewardbench_2_gives_no_case_and_moves_no_other(tmp_path):
     assert [case.row for case in cases] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize(("question", "video"), [("prompt", "video"), ("question", "video_path")])
-def test_videorewardbench_has_the_papers_five_kinds(tmp_path, question, video):
-    given = ["Long-form Perception", "short_form_perception", "Knowledge", "reasoning", "safety"]
-    (tmp_path / "clip").mkdir()
-    (tmp_path / "clip/1.png").write_bytes(png())
-    rows = [
-        {question: f"What happens, {name}?", "chosen": "A.", "rejected": "B.", video: "clip", "category": name}
-        for name in given
-    ]
+def test_videorewardbench_has_the_papers_five_kinds_in_either_form(tmp_path):
+    rows = videorewardbench_rows()
     cases, errors = read_rows(VIDEO, tmp_path, *rows)
     assert not errors
     assert tuple(case.category for case in cases) == VIDEO.categories
-    assert all(case.video == (Media(path=str(tmp_path / "clip/1.png")),) for case in cases)
+    other = [{{"question": "prompt", "video_path": "video"}.get(name, name): row[name] for name in row} for row in rows]
+    assert read_rows(VIDEO, tmp_path, *other)[0] == cases
     with pytest.raises(ValueError, match="category is 'perception', not one of long-form perception, "):
         read_rows(VIDEO, tmp_path, {**rows[0], "category": "perception"})
 
