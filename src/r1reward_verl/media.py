@@ -33,7 +33,7 @@ MAX_PIXELS = 640 * 28 * 28
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """What vision models are trained on. Pillow reads more, among them PostScript, for which it starts a program."""
 
-_REMOTE = re.compile(r"(https?|hdfs|s3|data):")
+_REMOTE = re.compile(r"(?i)(?!file:)[a-z][a-z0-9+.-]*://|(https?|hdfs|s3|data):")
 MAX_FILE = 64 << 20
 """Bytes of the largest picture file."""
 MAX_VIDEO_FRAMES = 100_000
@@ -282,6 +282,20 @@ def image_source(image: Any) -> Any:
 def is_remote(source: Any) -> bool:
     """Tell whether a source is an address instead of a path of this machine."""
     return isinstance(source, str) and _REMOTE.match(source) is not None
+
+
+def addresses(value: Any) -> Iterator[str]:
+    """Yield the addresses of the network among a row's media, or the media parts of a message; data URIs are none."""
+    if isinstance(value, str):
+        if is_remote(value) and not value.startswith("data:"):
+            yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            if name != "text":
+                yield from addresses(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from addresses(part)
 
 
 def missing_file(source: str | os.PathLike[str]) -> str | None:

@@ -1,7 +1,13 @@
 """Hydra door: adds the package's recipes to every Hydra search path, so that `+recipe=r1_reward` resolves."""
 
+import sys
+
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+_WITHOUT_ROOM = ("cpu",)
+"""Hardware (names of the group) that has no room for the paper's judge, a model of 7B beside the one in training."""
 
 
 class R1RewardSearchPath(SearchPathPlugin):
@@ -10,3 +16,18 @@ class R1RewardSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the recipes behind whatever the application itself searches."""
         search_path.append(provider="r1reward-verl", path="pkg://r1reward_verl.recipes")
+
+
+def _default_judge(hardware: str) -> str:
+    """Return the judge of a recipe for which no `judge=` was given, and say so where it is not the paper's."""
+    if hardware not in _WITHOUT_ROOM:
+        return "colocated"
+    print(
+        f"judge: rules, since hardware={hardware} has no room for the paper's judge model "
+        "(judge=pool, colocated or endpoint chooses a model, judge=rules ends this line)",
+        file=sys.stderr,  # before Hydra sets up logging
+    )
+    return "rules"
+
+
+OmegaConf.register_new_resolver("r1reward_default_judge", _default_judge, replace=True)

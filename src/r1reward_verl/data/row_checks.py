@@ -22,7 +22,7 @@ from r1reward_verl.data.rows import (
     trace_of,
 )
 from r1reward_verl.judgement import Choice, build_prompt, parse
-from r1reward_verl.media import Media, decoded, image_source, is_remote, look_at, resolve
+from r1reward_verl.media import Media, addresses, decoded, image_source, is_remote, look_at, resolve
 from r1reward_verl.text import excerpt
 
 _VALUE = 32  # characters of a value in a message
@@ -86,7 +86,7 @@ class CheckedPicture:
     @property
     def remote(self) -> bool:
         """Whether it stands at an address."""
-        return is_remote(self.source) and not self.source.startswith("data:")
+        return any(addresses(self.source))
 
 
 @dataclass

@@ -21,7 +21,7 @@ from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset, conver
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from r1reward_verl.judgement import FIELDS, MEDIA_MARKERS, build_prompt, load_template
-from r1reward_verl.media import for_verl, load_image
+from r1reward_verl.media import addresses, for_verl, load_image
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,9 @@ class PreferenceDataset(RLHFDataset):
 
     def _build_messages(self, example: dict[str, Any], key: str) -> list[dict[str, Any]]:
         """Replace the placeholders by the row's media, as verl does, with pictures from paths too."""
+        parts = [message["content"] for message in example[key] if not isinstance(message["content"], str)]
+        media = {name: example.get(name) for name in (self.image_key, self.video_key)}
+        _refuse_addresses({key: parts, **media}, self.config)
         images = [for_verl(image) for image in example.get(self.image_key) or []]
         return super()._build_messages({**example, self.image_key: images}, key)
 
@@ -98,6 +101,18 @@ class PreferenceDataset(RLHFDataset):
             raise ValueError(f"{where} cannot be rendered with it: {error}") from None
         # Side by side, so that the images are not copied.
         return datasets.concatenate_datasets([dataframe.remove_columns(self.prompt_key), prompts], axis=1)
+
+
+def _refuse_addresses(media: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ValueError for media, by column, that `qwen_vl_utils` would fetch from the network."""
+    if config.get("allow_remote_media"):
+        return
+    for column, entries in media.items():
+        for address in addresses(entries):
+            raise ValueError(
+                f"{column}: {address!r} is an address, and nothing is fetched; embed the picture or video as bytes or "
+                "give a path, or set +data.allow_remote_media=true if you trust all of them"
+            )
 
 
 def _render_row(row: Mapping[str, Any], index: int, prompt_key: str, template: str) -> dict[str, Any]:
@@ -144,6 +159,7 @@ class JudgementDataset(MultiTurnSFTDataset):
     def __init__(self, parquet_files: Any, tokenizer: Any, config: Any, processor: Any = None, max_samples: int = -1):
         config = config or {}
         self._bounds = dict(config.get("mm_processor_kwargs") or {})
+        self._config = config
         self._batch = config.get("train_batch_size") or 1
         super().__init__(parquet_files, tokenizer, config, processor, max_samples)
 
@@ -225,6 +241,7 @@ class JudgementDataset(MultiTurnSFTDataset):
             media[self.image_key] = [{"image": load_image(picture), **self._bounds} for picture in pictures]
         if self.video_key in example:
             media[self.video_key] = self._media(example, self.video_key)
+            _refuse_addresses({self.video_key: media[self.video_key]}, self._config)
         return super()._build_messages({**example, **media})
 
 

@@ -87,7 +87,9 @@ class R1RewardManager(RewardManagerBase):
         if length is None:
             length = item.batch["attention_mask"][-len(response) :].sum()
         length = int(length)
-        return self.tokenizer.decode(response[:length], skip_special_tokens=True), length
+        # All but the token that ended it: any other special token is a fault of format, and is not hidden.
+        ended = length > 0 and int(response[length - 1]) in (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return self.tokenizer.decode(response[: length - ended], skip_special_tokens=False), length
 
 
 def _judge(settings: RewardSettings, router_address: str | None) -> Judge:

@@ -89,6 +89,28 @@ def change(config: DictConfig, changes: dict[str, object]) -> DictConfig:
     return config
 
 
+REMOTE = "http://169.254.169.254/latest"
+
+
+@pytest.mark.parametrize(
+    ("changes", "column"),
+    [
+        ({"images": [{"bytes": None, "path": REMOTE}]}, "images"),
+        ({"images": [{"bytes": None, "path": "ftp://h/x"}]}, "images"),
+        ({"videos": [{"video": REMOTE}]}, "videos"),
+        ({"videos": [{"video": ["frame.png", "https://h/x.png"]}]}, "videos"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image", "image": REMOTE, "text": None}]}]}, "prompt"),
+    ],
+)
+def test_nothing_is_fetched_unless_asked(config: DictConfig, files: dict[str, str], changes: dict, column: str):
+    write(Path(files["train"]), [row(index, **changes) for index in range(256)])
+    problem = next(problem for problem in check_config(config) if "is an address" in problem.value)
+    assert problem.value.startswith(f"{column}: ")
+    assert "+data.allow_remote_media=true" in problem.way_out
+    asked = check_config(change(config, {"data.allow_remote_media": True}))
+    assert not [problem for problem in asked if "address" in problem.value or "allow_remote" in problem.where]
+
+
 def test_a_valid_config_has_no_problems(config: DictConfig):
     assert check_config(config) == []
 
@@ -250,7 +272,8 @@ class TestModel:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         monkeypatch.chdir(tmp_path)
-        problem = only_problem(change(config, {"actor_rollout_ref.model.path": "outputs/sft"}))
+        judge = {"reward.reward_model.model_path": config.actor_rollout_ref.model.path}
+        problem = only_problem(change(config, {"actor_rollout_ref.model.path": "outputs/sft", **judge}))
         assert "'outputs/sft' is no directory here" in problem.value
         cached = tmp_path / "models--outputs--sft"
         (cached / "snapshots" / "1").mkdir(parents=True)

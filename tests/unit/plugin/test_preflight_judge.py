@@ -3,6 +3,7 @@
 import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -38,6 +39,23 @@ def endpoint(*urls: str, **settings: object) -> list[Problem]:
 def test_a_server_that_answers(server):
     assert endpoint(server.url) == []
     assert endpoint(server.url, model="judge") == []
+
+
+@pytest.mark.parametrize(
+    ("judge", "gigabytes", "fits"), [("colocated", 80, True), ("colocated", 24, False), ("pool", 24, True)]
+)
+def test_a_gpu_without_room_for_the_judge(judge, gigabytes, fits, monkeypatch, tmp_path):
+    for name in ("RAY_ADDRESS", "VERL_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    gpu = SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: gpu)
+    found = problems(judge)
+    assert bool(found) != fits
+    if not fits:
+        assert found[0].value == "0.4 of a GPU of 24 GB does not hold the judge's 16.6 GB"
+        assert "judge=rules" in found[0].way_out
 
 
 def test_an_absent_server_is_named(server):

@@ -166,6 +166,22 @@ def test_hardware_is_what_its_name_says(hardware: str):
     assert config.trainer.n_gpus_per_node == int(gpus.removesuffix("gpu"))
 
 
+def test_the_judge_is_the_papers_where_there_is_room_for_it(capfd):
+    judges = {
+        hardware: compose(["+recipe=r1_reward", *([f"+hardware={hardware}"] if hardware else [])]).reward
+        for hardware in (None, *HARDWARE)
+    }
+    said = capfd.readouterr().err
+    for hardware, reward in judges.items():
+        assert reward.r1_reward.judge.name == ("rules" if hardware == "cpu" else "colocated")
+        if hardware != "cpu":
+            assert reward.reward_model.model_path == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert said.count("judge: rules, since hardware=cpu has no room for the paper's judge model") == 1
+    for judge in JUDGES:
+        assert compose(["+recipe=r1_reward", f"judge={judge}", "+hardware=cpu"]).reward.r1_reward.judge.name == judge
+    assert "judge: rules" not in capfd.readouterr().err
+
+
 def test_recipe_carries_the_papers_numbers():
     config = combined("r1_reward", None, "rules")
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout

@@ -80,6 +80,14 @@ def score(worker: RewardLoopWorker, data: DataProto) -> list[dict]:
     return worker.loop.run_until_complete(worker.compute_score_batch(data))
 
 
+def test_a_special_token_anywhere_but_at_the_end_is_a_fault_of_format(worker, tokenizer):
+    """With such tokens left out before the check, the text would be a perfect judgement."""
+    texts = [RIGHT.replace("</think>", "</think><eos>"), "<pad>" + RIGHT, RIGHT + "<eos>", RIGHT]
+    data = batch(tokenizer, texts, ["1"] * 4)
+    assert (data.batch["responses"][0] == tokenizer.eos_token_id).sum() == 2
+    assert [output["reward_score"] for output in score(worker(), data)] == [0.0, 0.0, 0.0, 2.0]
+
+
 def test_scores_and_named_parts_with_the_papers_defaults(worker, tokenizer):
     outputs = score(worker(), batch(tokenizer, [RIGHT, RIGHT_INCONSISTENT, WRONG, MALFORMED, ""], ["1"] * 5))
     assert [output["reward_score"] for output in outputs] == [2.0, 1.0, 0.5, 0.0, 0.0]

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from r1reward_verl.data.rows import prompt_fault
 from r1reward_verl.judgement import FIELDS, parse_label
-from r1reward_verl.media import image_source, is_remote, load_image, missing_file
+from r1reward_verl.media import addresses, image_source, is_remote, load_image, missing_file
 from r1reward_verl.plugin.preflight.config import OWN_DATASET, Problem, about_tilde, dataset_class, is_positive, select
 
 # Their pictures are decoded; reading them takes well under a second. Labels and paths are checked in all rows.
@@ -86,6 +86,7 @@ def _check_file(config: DictConfig, key: str, path: str) -> Generator[Problem, N
         faults = itertools.chain(
             _row_faults(config, [] if batch is None else batch.to_pylist(), prompt_key, image_key),
             _label_faults(config, file),
+            _address_faults(config, file),
             _path_faults(config, file, image_key),
         )
         fault = next(faults, None)
@@ -116,6 +117,9 @@ def _row_faults(
         for image in images:
             if reason := image_fault(image):
                 yield number, f"{image_key}: {reason}", "Replace the picture or drop the row"
+        contents = [message.get("content") for message in row[prompt_key] or [] if isinstance(message, Mapping)]
+        if fetched := _fetched(config, [content for content in contents if not isinstance(content, str)]):
+            yield number, f"{prompt_key}: {fetched[0]}", fetched[1]
         if fault := prompt_fault(row[prompt_key], prompt_key, {"<image>": (image_key, images)}):
             yield number, *fault
 
@@ -131,6 +135,27 @@ def _label_faults(config: DictConfig, file: Any) -> Iterator[_Fault]:
             parse_label((row["reward_model"] or {}).get("ground_truth"))
         except (AttributeError, ValueError) as error:
             yield number, f"label: {error}", "Write 1 or 2, the better response, into reward_model.ground_truth"
+
+
+def _fetched(config: DictConfig, media: Any) -> tuple[str, str] | None:
+    """Say that verl would fetch media from the network, and the way out; None where it would not, or may."""
+    address = next(addresses(media), None)
+    if address is None or select(config, "data.allow_remote_media"):
+        return None
+    return (
+        f"{address!r} is an address, which verl would fetch",
+        "Embed it as bytes or give a path, or set +data.allow_remote_media=true if you trust all addresses",
+    )
+
+
+def _address_faults(config: DictConfig, file: Any) -> Iterator[_Fault]:
+    """Yield the media of a whole parquet file that stand at addresses, without reading encoded pictures."""
+    for key, default in (("data.image_key", "images"), ("data.video_key", "videos")):
+        column = select(config, key) or default
+        leaves = [leaf for leaf in _leaves(file, column) if not leaf.endswith(".bytes")]
+        for number, row in _rows(file, leaves) if leaves else ():
+            if fault := _fetched(config, row[column]):
+                yield number, f"{column}: {fault[0]}", fault[1]
 
 
 def _path_faults(config: DictConfig, file: Any, image_key: str) -> Iterator[_Fault]:

@@ -86,7 +86,14 @@ def _check_names(config: DictConfig) -> Iterator[Problem]:
 # What verl reads with `.get` beside what its YAML has.
 _UNLISTED = {
     "algorithm": {"stable_reinforce"},
-    "data": {"prompt_template", "cache_dir", "chat_template_func", "filter_prompts", "need_tools_kwargs"},
+    "data": {
+        "prompt_template",
+        "allow_remote_media",
+        "cache_dir",
+        "chat_template_func",
+        "filter_prompts",
+        "need_tools_kwargs",
+    },
     "reward": {"r1_reward", "reward_kwargs", "timeout"},
 }
 
