@@ -1,4 +1,4 @@
-"""What is written: append-only logs, files that are there whole or not at all, rejects, the lock of a folder."""
+"""What is written: append-only logs, files that are there whole or not at all, rejects, and who may write them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from r1reward_verl.errors import R1RewardError
 from r1reward_verl.text import excerpt
 
 if TYPE_CHECKING:
@@ -22,6 +24,56 @@ _GROUP_BYTES = 16 << 20
 _ROW_SHOWN = 1 << 16
 _TEXT_SHOWN = 4_000
 _PIECE = 1 << 20
+
+
+class LockedError(R1RewardError):
+    """Another process writes the same file or folder."""
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep others from writing a file or folder, and what belongs to it, until the block ends.
+
+    The lock is the system's (`flock`), on `.NAME.lock` beside the output: it ends with the process that holds it,
+    however that ends, so that a lock file which was left behind locks nothing. It holds between threads, too. The
+    folder of the output is made if it is not there.
+
+    Raises:
+        LockedError: somebody else writes there; the message names who, as far as that is known.
+        OSError: the folder cannot be written.
+    """
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = place.with_name(f".{place.name}.lock")
+    descriptor = _lock(file, path)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        # Before it is released: who has waited for this file sees that it is not the one of that name any more.
+        file.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(file: Path, path: str | os.PathLike[str]) -> int:
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(file)):
+                    return descriptor
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            raise LockedError(
+                f"{holder} writes {os.fspath(path)!r}: wait for its end, or name another output"
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,7 +90,7 @@ def write_text(path: Path, text: str) -> None:
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside `folder` that takes its name and place at the end; after an error it is deleted.
 
-    Whatever else stands beside it is left alone.
+    Whatever else stands beside it is left alone. The caller holds the lock of `folder` (see `locked`).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from r1reward_verl.cli.groups import with_settings
+from r1reward_verl.storage import locked
 from r1reward_verl.toy.demo import Demo, DemoSettings
 
 app = typer.Typer()
@@ -26,6 +27,7 @@ def demo(
 ) -> int:
     """Run everything on a toy world without a GPU: cold start, StableReinforce, evaluation and report."""
     if fresh and (out / "settings.json").exists():
-        shutil.rmtree(out)
+        with locked(out):
+            shutil.rmtree(out)
     Demo(out, settings, install_seconds).run()
     return 0

@@ -32,7 +32,7 @@ from r1reward_verl.data.journal import Journal
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.engines.chat import ChatClient
-from r1reward_verl.storage import ParquetOutput, Rejects, sha256_of, write_json
+from r1reward_verl.storage import ParquetOutput, Rejects, locked, sha256_of, write_json
 
 
 def annotate(
@@ -57,7 +57,8 @@ def annotate(
     Raises:
         ValueError, FileNotFoundError: an argument cannot be used, or the journal's calls depend on other settings.
         AnnotationError: the servers are gone or do not accept the calls, or too many rows were rejected.
-        JournalError: another run writes the same output, or the journal is damaged.
+        LockedError: another run writes the same output.
+        JournalError: another run writes the journal, or it is damaged.
         OSError: the disk is full, for example. In the last three cases, and after an interruption, `out` is as it was
             before, and what is finished is in the journal.
     """
@@ -80,9 +81,8 @@ def annotate(
     # The input is read three times: here for its sha256, which tells whether the journal belongs to it, then as far as
     # calls are needed, and in its own order for the output. None of them keeps it in memory.
     identity = _identity(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-
     with ExitStack() as stack:
+        stack.enter_context(locked(out))
         header = {**identity, **settings.of_calls()}
         journal = stack.enter_context(
             closing(Journal(out.with_name(f"{out.name}.journal.jsonl"), header, fresh=settings.fresh))

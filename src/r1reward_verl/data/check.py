@@ -34,6 +34,7 @@ from r1reward_verl.data.rows import (
 from r1reward_verl.data.statistics import uneven
 from r1reward_verl.recipes import data_section
 from r1reward_verl.settings import Settings, setting
+from r1reward_verl.storage import locked
 
 _THREADS = 8
 _AHEAD = 32  # rows whose pictures are looked at before their turn
@@ -295,6 +296,7 @@ def check(
     with ExitStack() as stack:
         file = None
         if json_file is not None:
+            stack.enter_context(locked(json_file))
             partial = Path(f"{os.fspath(json_file)}.partial")
             stack.callback(partial.unlink, missing_ok=True)
             file = stack.enter_context(partial.open("w", encoding="utf-8", errors="backslashreplace"))

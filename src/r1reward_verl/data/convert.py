@@ -33,7 +33,7 @@ from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.sources.base import Skipped, Source
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.settings import Settings, setting
-from r1reward_verl.storage import ParquetOutput, Rejects
+from r1reward_verl.storage import ParquetOutput, Rejects, locked
 from r1reward_verl.text import excerpt
 
 _THREADS = 8
@@ -309,6 +309,7 @@ def convert(
 
     Raises:
         ValueError, FileNotFoundError: an argument cannot be used; nothing has been written.
+        LockedError: another process writes the same output.
         ConversionError: more rows were rejected, a file's rest is lost, or nothing is left to write.
         NoMediaRoot: a row names a file, and there is no `media_root`.
         OSError: the disk is full, for example. In the last three cases `out` is as it was before.
@@ -320,20 +321,20 @@ def convert(
     names = [os.fspath(path) for path in inputs]
     _check_arguments(names, out)
     readers = [read_rows(path) for path in names]
-    settler = MediaSettler(
-        settings.media_root,
-        None if settings.inline else MediaFolder(out.with_name(f"{out.name}.media")),
-        settings.frames,
-        settings.check_media,
-    )
     near = None if settings.near_duplicates is None else NearDuplicates(settings.near_duplicates)
     benchmarks = Benchmarks(settings.exclude, settings.media_root) if settings.exclude else None
     report = ConversionReport(benchmark_rows=benchmarks.rows if benchmarks else {})
-    out.parent.mkdir(parents=True, exist_ok=True)
     card = out.with_name(f"{out.name}.card.json")
     card_partial = out.with_name(f"{card.name}.partial")
 
     with ExitStack() as stack:
+        stack.enter_context(locked(out))
+        settler = MediaSettler(
+            settings.media_root,
+            None if settings.inline else MediaFolder(out.with_name(f"{out.name}.media")),
+            settings.frames,
+            settings.check_media,
+        )
         if settler.store is not None:
             stack.callback(settler.store.discard)
         stack.callback(card_partial.unlink, missing_ok=True)

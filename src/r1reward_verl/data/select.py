@@ -39,7 +39,7 @@ from r1reward_verl.errors import R1RewardError
 from r1reward_verl.judgement import PROMPT
 from r1reward_verl.media import Media
 from r1reward_verl.settings import Settings, setting
-from r1reward_verl.storage import ParquetOutput, Rejects, replaced_folder, write_json
+from r1reward_verl.storage import ParquetOutput, Rejects, locked, replaced_folder, write_json
 
 _WRITTEN_BY = "r1reward data select"
 _FILES = {*(f"{name}.parquet" for name in (*SETS, "held_out")), "card.json", "card.png", "rejects.jsonl"}
@@ -84,6 +84,7 @@ def select(
 
     Raises:
         ValueError, FileNotFoundError: an argument cannot be used; nothing has been written.
+        LockedError: another process writes the same output.
         SelectionError: more rows were rejected, a file's rest is lost, or a set would be empty.
         OSError: the disk is full, for example. In the last two cases `out` is as it was before.
     """
@@ -93,12 +94,13 @@ def select(
     _check_arguments(names, folder)
     readers = [read_preferences(path) for path in names]
     rejects = folder.with_name(f"{folder.name}.rejects.jsonl")
-    rejects.unlink(missing_ok=True)
     with (
+        locked(folder),
         replaced_folder(folder) as partial,
         _kept(partial / "rejects.jsonl", rejects),
         ExitStack() as stack,
     ):
+        rejects.unlink(missing_ok=True)
         spool = stack.enter_context(closing(Spool(partial / "spool")))
         reading = Reading(spool, names, rules, settings.inline)
         _read(reading, readers, partial / "rejects.jsonl", progress)

@@ -34,7 +34,7 @@ from r1reward_verl.errors import R1RewardError
 from r1reward_verl.plots import draw_legend, new_figure, png
 from r1reward_verl.reports.page import short_names, small_pictures, write_page
 from r1reward_verl.settings import Settings, setting
-from r1reward_verl.storage import Rejects, replaced_folder, write_json
+from r1reward_verl.storage import Rejects, locked, replaced_folder, write_json
 
 PAGE, FIGURES = "index.html", "statistics.json"
 _PLOTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
@@ -111,6 +111,7 @@ def write_data_report(
 
     Raises:
         ValueError, FileNotFoundError: an argument cannot be used; nothing has been written.
+        LockedError: another process writes the same report.
         DataReportError: a file has too many unreadable rows, or no rows.
         OSError: the disk is full, for example. In the last two cases `out_dir` is as it was before.
     """
@@ -128,6 +129,7 @@ def write_data_report(
     sets: dict[str, Statistics] = {}
     examples: dict[str, _Examples] = {}
     with ExitStack() as stack:
+        stack.enter_context(locked(out))
         partial = stack.enter_context(replaced_folder(out))
         rejects = stack.enter_context(closing(Rejects(out.with_name(f"{out.name}.rejects.jsonl"))))
         for name, path in names.items():

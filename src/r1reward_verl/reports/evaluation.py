@@ -32,6 +32,7 @@ from r1reward_verl.reports.gallery import (
 )
 from r1reward_verl.reports.page import UNKNOWN, Section, Table, percent, short_names, write_page, write_plots
 from r1reward_verl.reports.published import PUBLISHED, SOURCE
+from r1reward_verl.storage import locked
 from r1reward_verl.text import printable
 
 if TYPE_CHECKING:
@@ -372,8 +373,9 @@ def write_evaluation_report(runs: Sequence[LoadedRun], out: Path, gallery: int =
     sections = report_sections(runs)
     context = {"title": "Evaluation of " + ", ".join(run.name for run in runs), "sections": sections}
     shown = _gallery(runs, gallery) if gallery else None
-    out.mkdir(parents=True, exist_ok=True)
-    write_plots(out, sections)
-    write_page(out / "report.md", "report.md", **context, judgements="report.html")
-    write_page(out / "report.html", "evaluation.html", **context, runs=runs, gallery=shown)
+    with locked(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_plots(out, sections)
+        write_page(out / "report.md", "report.md", **context, judgements="report.html")
+        write_page(out / "report.html", "evaluation.html", **context, runs=runs, gallery=shown)
     return out / "report.html"

@@ -22,7 +22,7 @@ from r1reward_verl.data.export import rl_row, rl_schema
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.judgement import PROMPT, Choice, build_prompt
 from r1reward_verl.settings import Settings, setting
-from r1reward_verl.storage import replaced_folder, write_json
+from r1reward_verl.storage import locked, replaced_folder, write_json
 from r1reward_verl.toy import world
 from r1reward_verl.toy.judge import train_judge
 from r1reward_verl.toy.model import save_model
@@ -76,9 +76,14 @@ def build(
 
     Raises:
         ValueError: `out` holds something else.
+        LockedError: another process builds there.
         JudgeNotLearned: the judge did not learn; the world is then as it was before.
     """
-    folder, sizes = Path(out), sizes or Sizes()
+    with locked(out):
+        return _build(Path(out), sizes or Sizes(), seed, template, judge)
+
+
+def _build(folder: Path, sizes: Sizes, seed: int, template: str, judge: bool) -> Path:
     card = {"seed": seed, "template": template, **msgspec.structs.asdict(sizes)}
     if not folder.exists() or not any(folder.iterdir()):
         with replaced_folder(folder) as partial:

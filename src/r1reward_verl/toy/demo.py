@@ -15,7 +15,6 @@ and within SFT and RL from the last checkpoint.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import math
 import os
@@ -35,7 +34,7 @@ from r1reward_verl.reports.page import text_table
 from r1reward_verl.reports.training import summary_note, summary_table, training_curves, write_training_report
 from r1reward_verl.rewards.judges import SERVED_BY_VERL
 from r1reward_verl.settings import Settings, setting
-from r1reward_verl.storage import write_json
+from r1reward_verl.storage import locked, write_json
 from r1reward_verl.toy.build import Sizes, build
 from r1reward_verl.toy.teacher import MODEL
 
@@ -115,14 +114,10 @@ class Demo:
         """Run the stages that are not finished and return the summary.
 
         Raises:
-            DemoError: a command ended with an error, or another process runs this demo: they would write over each
-                other's checkpoints.
+            DemoError: a command ended with an error.
+            LockedError: another process runs this demo: they would write over each other's checkpoints.
         """
-        with open(self.out / ".lock", "w") as lock:  # the kernel releases it, however this process ends
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DemoError(f"another demo is running in {self.out}; wait for it, or name another folder") from None
+        with locked(self.out):
             seconds = {
                 "install": self.install_seconds,
                 "toy": self._stage("toy", self._build_toy),

@@ -1,6 +1,5 @@
 """The demo without its training: its folder, its stages, and its commands with stand-ins for verl's trainers."""
 
-import fcntl
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from r1reward_verl.cli import main
+from r1reward_verl.storage import LockedError, locked
 from r1reward_verl.toy.demo import TAIL, Demo, DemoError, DemoSettings, _last_metrics
 
 STAGES = ["toy", "annotate", "select", "sft", "rl", "eval-sft", "eval-rl"]
@@ -70,10 +70,10 @@ class TestFolder:
         assert (out / "settings.json").read_text() == before
 
     def test_is_not_shared_by_two_that_run(self, out: Path, demo: Demo):
-        with open(out / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with pytest.raises(DemoError, match="another demo is running in"):
+        with locked(out):
+            with pytest.raises(LockedError, match=r"writes '.*demo'"):
                 demo.run()
+            assert main(["demo", "--out", str(out), "--fresh"]) == 1
         assert not (out / "stages").exists()
 
     @pytest.mark.parametrize("is_a_demo", [True, False])

@@ -9,6 +9,7 @@ import typer
 from r1reward_verl.cli.groups import with_settings
 from r1reward_verl.data.check import CheckSettings
 from r1reward_verl.data.check import check as run
+from r1reward_verl.storage import LockedError
 
 app = typer.Typer()
 
@@ -22,7 +23,7 @@ def check(
     """Report everything that is wrong with a data file: preferences, or what verl trains on."""
     try:
         report = run(file, settings)
-    except OSError as error:
+    except (OSError, LockedError) as error:
         raise ValueError(str(error)) from error
     print(report)
     return 1 if report.problems else 0

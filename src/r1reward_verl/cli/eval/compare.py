@@ -10,7 +10,7 @@ import typer
 from r1reward_verl.evaluation.compare import compare_runs
 from r1reward_verl.evaluation.table import comparison_table
 from r1reward_verl.evaluation.verdicts import FAILED, load_run
-from r1reward_verl.storage import write_json
+from r1reward_verl.storage import locked, write_json
 
 app = typer.Typer()
 
@@ -25,7 +25,8 @@ def compare(
     runs = [load_run(run_a), load_run(run_b)]
     compared = compare_runs(*runs)
     if json:
-        write_json(json, {"a": str(run_a), "b": str(run_b), **compared})
+        with locked(json):
+            write_json(json, {"a": str(run_a), "b": str(run_b), **compared})
     for name, run in zip("AB", runs, strict=True):
         failed = int((run.verdicts.status == FAILED).sum())
         notes = [f"{failed:,} shown cases failed or unfinished"] * (failed > 0)
