@@ -104,7 +104,7 @@ class Tally:
 
 
 class Journal:
-    """The finished calls of one output; opened by one process at a time.
+    """The finished calls of one output; opened by one process at a time. One without calls takes any settings.
 
     Memory: 10 bytes for each row of the input, whatever the teacher wrote.
 
@@ -152,12 +152,14 @@ class Journal:
 
     def _read(self, settings: Mapping[str, Any]) -> None:
         """Count what is there."""
+        header: dict[str, Any] = {}
         for number, place, line in self._file.lines():
             try:
                 entry = json.loads(line)
                 if number == 1:
                     if {name: entry[name] for name in _FORM} != _FORM:
                         raise ValueError("another form")
+                    header = entry
                 else:
                     self._count(entry, place)
             except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -165,8 +167,10 @@ class Journal:
                     f"{self.path}:{number} is not a line of a journal ({type(error).__name__}: {error}): put back a "
                     "whole copy, or start a new one (--fresh; the old one is kept under another name)"
                 ) from None
-            if number == 1:
-                self._compare(entry, settings)
+            if number == 2:
+                self._compare(header, settings)
+        if not self.tally.calls:
+            self._file.size = 0  # the header is written anew, with the settings of now
 
     def _compare(self, header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         differ = [name for name in settings if header.get(name) != settings[name]]

@@ -155,6 +155,8 @@ def _read_judgement(path: Path, number: int, line: bytes) -> Judgement:
 class RunFolder:
     """A run folder for writing, created or resumed; opened by one process at a time.
 
+    Judgements that all failed do not bind: with other settings they are forgotten.
+
     Memory: about 150 bytes a case, and two for each sample, whatever the model wrote.
 
     Args:
@@ -234,6 +236,10 @@ class RunFolder:
     def _check_settings(self, earlier: Mapping[str, Any]) -> None:
         """Refuse to mix the judgements that are there with those of other settings."""
         changed = [name for name in {**earlier, **self.settings} if self._differs(name, earlier)]
+        if changed and not self.count:  # nothing was answered: a wrong name of the model must not block the right one
+            self._file.size, self.about, changed = 0, {}, []
+            self._states.clear()
+            self._most = dict.fromkeys(GROWING, 0)
         if changed:
             values = "; ".join(
                 f"{name} was {excerpt(earlier.get(name))} and is {excerpt(self.settings.get(name))} now"

@@ -678,6 +678,20 @@ def test_another_input_is_refused_and_fresh_begins_anew(tmp_path, file, out, cap
     assert beside(out, "journal.jsonl.1").exists()
 
 
+def test_a_wrong_name_of_the_model_does_not_block_the_right_one(file, out, capsys):
+    teacher = Teacher()
+
+    def script(request):
+        return teacher(request) if request.body["model"] == "teacher" else Answer({}, 404)
+
+    with ChatServer(script) as server:
+        arguments = [str(file), str(out), "--url", server.url, "--model"]
+        assert main([*arguments, "taecher"]) == 1
+        assert "404" in capsys.readouterr().err
+        assert main([*arguments, "teacher"]) == 0
+    check(out, range(1, 21))
+
+
 def test_two_runs_cannot_write_the_same_output(file, out, capsys):
     with ChatServer(Teacher(delay=0.5)) as server, child(file, out, server, "--concurrency", "1"):
         while not server.requests:

@@ -147,6 +147,13 @@ def test_other_settings_are_refused_with_both_values(path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"row": 1, "so'])
+def test_without_a_call_other_settings_are_taken(path, torn):
+    path.write_bytes(filled(path).read_bytes() + torn)
+    filled(path, call(1), settings={**SETTINGS, "model": "other"})
+    assert [lines(path)[0]["model"], len(lines(path))] == ["other", 2]
+
+
 def test_fresh_keeps_the_old_one_under_another_name(path):
     first = filled(path, call(1)).read_bytes()
     for number in (1, 2):

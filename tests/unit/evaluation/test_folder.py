@@ -138,6 +138,16 @@ def test_without_judgements_there_is_nothing_to_mix_with(opened, folder):
     assert json.loads((folder / "run.json").read_text())["settings"]["model_fingerprint"] == "b"
 
 
+def test_failed_judgements_do_not_bind_to_their_settings(opened, folder):
+    opened(said(1, status="failed"), said(7, status="failed"), model_fingerprint="typo", limit=9)
+    opened(said(1, status="failed"), model_fingerprint="typo", limit=9)
+    assert len(lines(folder)) == 3
+    run = opened(said(1), limit=5)
+    assert (run.count, run.wanted(7, FIRST), len(lines(folder))) == (1, (0, 1, 2), 1)
+    with pytest.raises(RunFolderError, match="another evaluation"):
+        opened(model_fingerprint="typo", limit=5)
+
+
 def test_two_runs_in_one_folder_are_refused(opened, folder):
     opened()
     with pytest.raises(RunFolderError, match="another run writes"):
