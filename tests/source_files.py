@@ -160,6 +160,81 @@ def battle(winner, **changes):
 
 WILDVISION_BATTLE = [battle("model_a"), battle("model_b", question_id="11"), battle("tie (bothbad)"), battle("tie")]
 
+RLHF_V = [
+    {
+        "ds_name": "RLHF-V",
+        "image": {"bytes": png("pink"), "path": "1.jpg"},
+        "text": json.dumps({"question": "What is it?", "chosen": "A cup.", "rejected": "A cup and a spoon."}),
+        "origin_dataset": "LLaVA-v1.5",
+        "idx": 4,
+    }
+]
+
+
+def critic(prompt, judgement, identity):
+    image = {"bytes": png("teal"), "path": None}
+    turns = povid_turns(f"<image>\n{prompt}", judgement)
+    return {"id": identity, "source": "VLFeedback", "image": image, "conversations": turns}
+
+
+def bracketed(question, first, second):
+    return (
+        "Judge the answers.\nYour task is provided as follows:\n"
+        f"Question: [{question}]\nThe first response: [{first}]\nThe second response: [{second}]\nASSISTANT:\n"
+    )
+
+
+LLAVA_CRITIC = [
+    critic(bracketed("What [sic] is it?", "A cup.", "A cat."), "It is a cup. The better response: [first].", "v_1"),
+    critic(
+        "<|User Prompt|>\nWhat is it?\n\n<|The Start of Assistant A's Answer|>\nA cat.\n"
+        "<|The End of Assistant A's Answer|>\n\n<|The Start of Assistant B's Answer|>\nA cup.\n"
+        "<|The End of Assistant B's Answer|>",
+        "My final verdict is: [[B>>A]].",
+        "w_1",
+    ),
+    critic(
+        "[Context]\nA cup.\n\n[Question]\nWhat is it?\n\n[Assistant 1]\nA cup.\n\n[End of Assistant 1]\n\n"
+        "[Assistant 2]\nA cat.\n\n[End of Assistant 2]\n\n[System]\nRate both.",
+        "8 3\nThe first one is right.",
+        "b_1",
+    ),
+]
+
+HH_RLHF = [
+    {
+        "chosen": "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: What is tea?\n\nAssistant: A drink.",
+        "rejected": "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: What is tea?\n\nAssistant: A bird.",
+    }
+]
+
+TRL = [
+    {"chosen": chat("Name it.", "A kite."), "rejected": chat("Name it.", "A bird."), "source": "arena"},
+    {
+        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Name it."}]}],
+        "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "A kite."}]}],
+        "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "A bird."}]}],
+        "images": ["short/kite.png"],
+    },
+]
+
+SHAREGPT = [
+    {
+        "conversations": povid_turns("<image>Name it."),
+        "chosen": {"from": "gpt", "value": "A kite."},
+        "rejected": {"from": "gpt", "value": "A bird."},
+        "images": ["short/kite.png"],
+    }
+]
+
+MS_SWIFT = [
+    {
+        "messages": [{"role": "system", "content": "Be brief."}, *chat("<image>Name it.", "A kite.")],
+        "rejected_response": "A bird.",
+        "images": ["short/kite.png"],
+    }
+]
+
 PLAIN = [
     {"question": "What is it?", "chosen": "A kite.", "rejected": "A bird.", "image": "short/kite.png"},
     {"question": "How many?", "chosen": 'Two, "maybe" three.', "rejected": "None,\nnot one.", "image": ""},
@@ -190,5 +265,11 @@ def write(folder):
         "vl-feedback": [parquet("vl-feedback.parquet", VL_FEEDBACK)],
         "povid": [folder / "povid.json"],
         "wildvision-battle": [parquet("battle.parquet", WILDVISION_BATTLE)],
+        "rlhf-v": [parquet("RLHF-V-Dataset.parquet", RLHF_V)],
+        "llava-critic": [parquet("pairwise.parquet", LLAVA_CRITIC)],
+        "hh-rlhf": [jsonl("hh.jsonl", HH_RLHF)],
+        "trl": [jsonl("trl.jsonl", TRL)],
+        "sharegpt": [jsonl("sharegpt.jsonl", SHAREGPT)],
+        "ms-swift": [jsonl("swift.jsonl", MS_SWIFT)],
         "plain": [jsonl("plain.jsonl", PLAIN), parquet("plain.parquet", PLAIN)],
     }

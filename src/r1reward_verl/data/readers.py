@@ -1,8 +1,9 @@
-"""The rows of jsonl, JSON, CSV and parquet files, one after the other in bounded memory.
+"""The rows of jsonl, JSON, CSV, parquet and Arrow files, one after the other in bounded memory.
 
 That is a row of at most `MAX_ROW`, or of parquet a few MiB and what its writer put into one page of each column.
 What cannot be read is a `RowError` among the rows instead of an exception: a file with a broken line still gives all
-its other rows. Text is UTF-8 (with or without a byte order mark); a name may end in `.gz`, except parquet's.
+its other rows. Text is UTF-8 (with or without a byte order mark); a name may end in `.gz`, except parquet's and
+Arrow's.
 
 CSV and JSON are read by the standard library: pyarrow's readers of them tell neither the line in which a bad row begins
 nor what stands there, and end at the first one.
@@ -67,13 +68,14 @@ def read_rows(
 
     Args:
         path: `.jsonl`, `.json` (a list of objects, or lines as in jsonl: its first character tells), `.csv` (with a
-            header; all values are texts), each also with `.gz`, or `.parquet`.
+            header; all values are texts), each also with `.gz`, `.parquet`, or `.arrow` (as Hugging Face `datasets`
+            writes it).
         from_batch: makes the items of a batch of parquet rows, given the number of the first; by default
             `batch_rows`.
 
     Returns:
         The rows in the order of the file. Numbers begin at 1: of the line in which a row begins (jsonl, CSV), or of
-        the row itself (JSON list, parquet).
+        the row itself (JSON list, parquet, Arrow).
 
     Raises:
         FileNotFoundError, PermissionError: at once.
@@ -81,11 +83,11 @@ def read_rows(
     """
     path = Path(path)
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    reader = _READERS.get(suffix)
-    if reader is None or (suffix == ".parquet" and path.suffix == ".gz"):
-        known = ", ".join(_READERS)
+    reader = READERS.get(suffix)
+    if reader is None or (suffix in _COLUMNS and path.suffix == ".gz"):
+        known = ", ".join(READERS)
         raise ValueError(
-            f"{str(path)!r} is of no known format: its name must end in {known} (.gz after all but the last)"
+            f"{str(path)!r} is of no known format: its name must end in {known} (.gz after all but the last two)"
         )
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
@@ -385,9 +387,28 @@ def _read_parquet(
                 yield RowError(number, reason, rows=lost)
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
+def _read_arrow(path: Path) -> Iterator[Item]:
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    number = 1
+    try:
+        with pa.memory_map(str(path)) as source, ipc.open_stream(source) as batches:
+            for batch in batches:
+                for first in range(0, batch.num_rows, _BATCH_ROWS):
+                    yield from batch_rows(batch.slice(first, _BATCH_ROWS), number)
+                    number += min(_BATCH_ROWS, batch.num_rows - first)
+    except (pa.ArrowException, OSError) as error:
+        yield RowError(number, f"not a complete Arrow stream: {error}", rows=None)
+
+
+READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
     ".jsonl": _read_json,
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
 }
+"""Ending of a file's name -> what reads it."""
+
+_COLUMNS = (".parquet", ".arrow")  # compressed within

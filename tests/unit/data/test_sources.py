@@ -3,6 +3,7 @@
 import base64
 import json
 import sys
+import time
 from itertools import combinations
 
 import pytest
@@ -15,17 +16,25 @@ from r1reward_verl.data.sources import GROUP, SOURCES, load_source, source_names
 from r1reward_verl.data.sources.base import Skipped, read_media, read_media_list
 from r1reward_verl.media import Media
 from source_files import (
+    HH_RLHF,
+    LLAVA_CRITIC,
     MM_RLHF_PAIRS,
     MM_RLHF_RANKINGS,
+    MS_SWIFT,
     PLAIN,
     POVID,
     R1_REWARD_RL,
     RLAIF_V,
+    RLHF_V,
+    SHAREGPT,
+    TRL,
     VL_FEEDBACK,
     WILDVISION_BATTLE,
     annotation,
     battle,
+    bracketed,
     chat,
+    critic,
     povid_turns,
     prompt_text,
     r1_reward_rl,
@@ -77,6 +86,14 @@ ROWS = {
     "vl-feedback": VL_FEEDBACK[0],
     "povid": POVID[0],
     "wildvision-battle": WILDVISION_BATTLE[0],
+    "rlhf-v": RLHF_V[0],
+    "llava-critic": LLAVA_CRITIC[0],
+    "llava-critic arena": LLAVA_CRITIC[1],
+    "hh-rlhf": HH_RLHF[0],
+    "trl": TRL[0],
+    "trl with pictures": TRL[1],
+    "sharegpt": SHAREGPT[0],
+    "ms-swift": MS_SWIFT[0],
     "plain": PLAIN[0],
 }
 JUNK = [None, True, 7, 2.5, float("nan"), 10**400, "", " ", "x", "\ud83d", "[", "a\0b", "https://e.org/a.png", "data:x"]
@@ -374,6 +391,113 @@ def test_wildvision_battle_leaves_out(row, kind, message):
 
 
 # Plain
+
+
+def test_llava_critic_cuts_the_responses_out_of_its_three_prompts():
+    found = [texts(*read("llava-critic", row)) for row in LLAVA_CRITIC]
+    assert found == [
+        ("What [sic] is it?", "A cup.", "A cat.", 1),
+        ("What is it?", "A cat.", "A cup.", 2),
+        ("What is it?", "A cup.", "A cat.", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("judgement", "kind", "message"),
+    [
+        ("Two responses are equally good.", Skipped, "a tie"),
+        ("The better response: [both].", ValueError, "names no better response"),
+        ("I cannot tell.", ValueError, "names no better response"),
+    ],
+)
+def test_llava_critic_without_a_verdict(judgement, kind, message):
+    with pytest.raises(kind, match=message):
+        read("llava-critic", critic(bracketed("What?", "A cup.", "A cat."), judgement, "v_2"))
+    with pytest.raises(Skipped, match="no two responses"):
+        read("llava-critic", critic("Rate it.\nResponse: [A cup.]", "Score: 4", "p_1"))
+
+
+def test_llava_critic_takes_time_linear_in_the_prompt():
+    started = time.process_time()
+    for piece in ("Question: [", "]\n\n", "[Assistant 1]", "<|User Prompt|>", "The first response: ["):
+        with pytest.raises(Skipped):
+            read("llava-critic", critic(piece * 200_000, "", "v_3"))
+    assert time.process_time() - started < 10
+
+
+def test_rlhf_v():
+    (preference,) = read("rlhf-v", RLHF_V[0])
+    assert texts(preference) == ("What is it?", "A cup.", "A cup and a spoon.", 1)
+    with pytest.raises(ValueError, match="text is 'A cup'; the JSON of question, chosen and rejected"):
+        read("rlhf-v", {**RLHF_V[0], "text": "A cup"})
+
+
+def test_hh_rlhf_keeps_the_dialogue_before_the_answer():
+    (preference,) = read("hh-rlhf", HH_RLHF[0])
+    assert texts(preference) == ("User: Hi.\n\nAssistant: Hello.\n\nUser: What is tea?", "A drink.", "A bird.", 1)
+    with pytest.raises(Skipped, match="differ before the last answer"):
+        read("hh-rlhf", {**HH_RLHF[0], "rejected": HH_RLHF[0]["rejected"].replace("Hello", "Yes")})
+    with pytest.raises(ValueError, match="Human and Assistant by turns"):
+        read("hh-rlhf", {**HH_RLHF[0], "rejected": "\n\nHuman: Hi."})
+
+
+def test_conversational_forms_say_the_same():
+    kite = ("Name it.", "A kite.", "A bird.", 1)
+    assert [texts(*read("trl", row)) for row in TRL] == [kite, kite]
+    assert texts(*read("sharegpt", SHAREGPT[0])) == kite
+    assert texts(*read("ms-swift", MS_SWIFT[0])) == ("System: Be brief.\n\nUser: Name it.", *kite[1:])
+    picture = (Media(path="short/kite.png"),)
+    assert [read(name, row)[0].images for name, row in (("trl", TRL[1]), ("sharegpt", SHAREGPT[0]))] == [picture] * 2
+    assert read("trl", TRL[0])[0].category == "arena"
+    same = {**MS_SWIFT[0], "rejected_response": None}
+    same["rejected_messages"] = [*same["messages"][:-1], {"role": "assistant", "content": "A bird."}]
+    assert read("ms-swift", same) == read("ms-swift", MS_SWIFT[0])
+    inline = {**TRL[1], "images": None}
+    inline["prompt"] = [
+        {"role": "user", "content": [{"type": "image", "image": "a.png"}, *TRL[1]["prompt"][0]["content"][1:]]}
+    ]
+    assert read("trl", inline)[0].images == (Media(path="a.png"),)
+    assert texts(*read("trl", {"prompt": "Name it.", "chosen": "A kite.", "rejected": "A bird."})) == kite
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "changes", "message"),
+    [
+        ("trl", TRL[1], {"prompt": None}, "not of user and assistant by turns"),
+        ("trl", TRL[1], {"chosen": [{"role": "assistant", "content": [{"type": "audio"}]}]}, "only text and image"),
+        ("sharegpt", SHAREGPT[0], {"chosen": {"from": "function_call", "value": "x"}}, "are needed"),
+        ("sharegpt", SHAREGPT[0], {"videos": ["a.mp4", "b.mp4"]}, "one video is the most"),
+        ("ms-swift", MS_SWIFT[0], {"rejected_images": ["b.png"]}, "and images others"),
+        ("ms-swift", MS_SWIFT[0], {"rejected_response": 7}, "a text is needed"),
+    ],
+)
+def test_conversational_forms_refuse(name, row, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read(name, {**row, **changes})
+
+
+def test_other_headings_of_the_prompt():
+    row = json.loads(json.dumps(R1_REWARD_RL[0]).replace("[Response ", "[Answer ").replace("[Question]", "Q"))
+    with pytest.raises(ValueError, match=r"not once each .*other headings: --headings"):
+        read("r1-reward-rl", row)
+    headings = ["Q", "[Answer 1]", "[Answer 2]", "Output Format (strictly follow)"]
+    (preference,) = read("r1-reward-rl", row, headings=headings)
+    assert texts(preference) == texts(*read("r1-reward-rl", R1_REWARD_RL[0]))
+    with pytest.raises(ValueError, match="four different ones are needed"):
+        load_source("r1-reward-rl", headings=["Q", "A", "A", "End"])
+
+
+@pytest.mark.parametrize(("value", "label"), [("A", 1), ("B ", 2), (0, 2), ("0", 2)])
+def test_labels_mean_what_the_option_says(value, label):
+    row = {"question": "What?", "response_1": "A kite.", "response_2": "A bird.", "label": value}
+    labels = {"A": "1", "B": "2", "0": 2, "tie": "skip"}
+    assert texts(*read("plain", row, labels=labels))[3] == label
+    with pytest.raises(Skipped, match="label is 'tie'"):
+        read("plain", {**row, "label": "tie"}, labels=labels)
+    with pytest.raises(ValueError, match="label is 1, not one of A, B, 0, tie"):
+        read("plain", {**row, "label": 1}, labels=labels)
+    with pytest.raises(ValueError, match="'A=3' is mapped to none of 1, 2, skip"):
+        load_source("plain", labels={"A": 3})
 
 
 def test_plain_with_a_mapping():

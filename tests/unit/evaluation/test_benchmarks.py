@@ -20,6 +20,8 @@ from benchmark_files import (
     write,
 )
 from factories import png
+from r1reward_verl.cli import main
+from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case, missing
@@ -323,6 +325,18 @@ def test_videorewardbench_has_the_papers_five_kinds_in_either_form(tmp_path):
     assert read_rows(VIDEO, tmp_path, *other)[0] == cases
     with pytest.raises(ValueError, match="category is 'perception', not one of long-form perception, "):
         read_rows(VIDEO, tmp_path, {**rows[0], "category": "perception"})
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "preferences"])
+def test_a_benchmarks_file_can_be_converted_to_preferences(small, tmp_path, name, capsys):
+    folder, files = small
+    out = tmp_path / "out.parquet"
+    assert main(["data", "convert", name, str(files[name][0]), str(out), "--media", str(folder / "media")]) == 0
+    cases, _ = read(BENCHMARKS[name], files[name][0], folder / "media")
+    found = [preference for _, preference in read_preferences(out)]
+    assert {one.source for one in found} == {name}
+    better = {(one.question, one.response_1 if one.label == 1 else one.response_2) for one in found}
+    assert better == {(case.question, case.chosen) for case in cases}
 
 
 # Media

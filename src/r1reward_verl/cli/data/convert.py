@@ -10,11 +10,17 @@ import typer
 from r1reward_verl.cli.groups import with_settings
 from r1reward_verl.data.convert import ConversionError, ConvertSettings
 from r1reward_verl.data.convert import convert as run
+from r1reward_verl.data.dataset_files import data_files
 from r1reward_verl.data.media_folder import NoMediaRoot
 from r1reward_verl.data.sources import load_source, source_names
+from r1reward_verl.data.sources.base import Source
 from r1reward_verl.errors import R1RewardError
+from r1reward_verl.evaluation.benchmarks import BENCHMARKS
+from r1reward_verl.evaluation.benchmarks.source import BenchmarkSource
 
 app = typer.Typer()
+
+_BENCHMARKS = {name: one for name, one in BENCHMARKS.items() if one.read_row is not None}
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -34,9 +40,14 @@ def _json_or_text(text: str) -> Any:
 @app.command()
 @with_settings
 def convert(
-    source: Annotated[str, typer.Argument(help=f"Data set: {', '.join(source_names())}.")],
+    source: Annotated[str, typer.Argument(help=f"Data set: {', '.join([*source_names(), *_BENCHMARKS])}.")],
     inputs: Annotated[
-        list[str], typer.Argument(help="Files: .jsonl, .json, .csv (each also .gz) or .parquet.", metavar="IN...")
+        list[str],
+        typer.Argument(
+            help="Files: .jsonl, .json, .csv (each also .gz), .parquet or .arrow; folders of such files; names of data "
+            "sets on the Hugging Face Hub.",
+            metavar="IN...",
+        ),
     ],
     out: Annotated[str, typer.Argument(help="Parquet file to write.")],
     settings: ConvertSettings,
@@ -47,6 +58,24 @@ def convert(
             metavar="FIELD=COLUMN",
             parser=_pair,
         ),
+    ] = None,
+    label: Annotated[
+        list[Any] | None,
+        typer.Option(
+            help="For the source plain: what a value of the label means, 1, 2 or skip, such as A=1. Repeat it.",
+            metavar="VALUE=MEANING",
+            parser=_pair,
+        ),
+    ] = None,
+    headings: Annotated[
+        str | None,
+        typer.Option(
+            help="For the source r1-reward-rl: the headings of question, response 1, response 2 and what follows.",
+            metavar="'A|B|C|D'",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of folders and of data sets on the Hub.", metavar="NAME")
     ] = None,
     source_option: Annotated[
         list[Any] | None,
@@ -61,8 +90,16 @@ def convert(
     options = {name: _json_or_text(text) for name, text in source_option or ()}
     if column:
         options["columns"] = dict(column)
+    if label:
+        options["labels"] = dict(label)
+    if headings:
+        options["headings"] = headings.split("|")
     try:
-        report = run(load_source(source, **options), inputs, out, settings)
+        if source in _BENCHMARKS and not options:
+            reader: Source = BenchmarkSource(_BENCHMARKS[source])
+        else:
+            reader = load_source(source, **options)
+        report = run(reader, data_files(inputs, split), out, settings)
     except ConversionError as error:
         print(error.report)
         raise R1RewardError(f"{error}; {out} was not written") from error

@@ -13,11 +13,17 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from r1reward_verl.data.sources.base import Source
+from r1reward_verl.data.sources.hh_rlhf import HHRLHF
+from r1reward_verl.data.sources.llava_critic import LLaVACritic
 from r1reward_verl.data.sources.mm_rlhf import MMRLHF
+from r1reward_verl.data.sources.ms_swift import MsSwift
 from r1reward_verl.data.sources.plain import Plain
 from r1reward_verl.data.sources.povid import POVID
 from r1reward_verl.data.sources.r1_reward_rl import R1RewardRL
 from r1reward_verl.data.sources.rlaif_v import RLAIFV
+from r1reward_verl.data.sources.rlhf_v import RLHFV
+from r1reward_verl.data.sources.sharegpt import ShareGPT
+from r1reward_verl.data.sources.trl import TRL
 from r1reward_verl.data.sources.vl_feedback import VLFeedback
 from r1reward_verl.data.sources.wildvision_battle import WildVisionBattle
 from r1reward_verl.text import excerpt
@@ -32,6 +38,12 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "vl-feedback": VLFeedback,
     "povid": POVID,
     "wildvision-battle": WildVisionBattle,
+    "rlhf-v": RLHFV,
+    "llava-critic": LLaVACritic,
+    "hh-rlhf": HHRLHF,
+    "trl": TRL,
+    "sharegpt": ShareGPT,
+    "ms-swift": MsSwift,
     "plain": Plain,
 }
 """The sources that come with this project: name -> what makes one."""

@@ -49,12 +49,16 @@ Turns = list[tuple[str, str]]
 
 
 def read_turns(name: str, value: Any, role: str, content: str, roles: Mapping[str, str]) -> Turns:
-    """Return the (role, text) of a conversation, checked to be user, assistant, ..., assistant."""
+    """Return the (role, text) of a conversation, checked to be user, assistant, ..., assistant.
+
+    Before them may stand a system message, where `roles` has one.
+    """
     try:
         turns = [(roles[turn[role]], turn[content]) for turn in value]
     except (KeyError, TypeError):
         raise ValueError(f"{name} is {excerpt(value)}; turns with {role!r} and {content!r} are needed") from None
-    if not turns or [who for who, _ in turns] != ["user", "assistant"] * (len(turns) // 2):
+    talk = turns[1:] if turns and turns[0][0] == "system" else turns
+    if not talk or [who for who, _ in talk] != ["user", "assistant"] * (len(talk) // 2):
         raise ValueError(f"{name} has turns of {[who for who, _ in turns]}, not of user and assistant by turns")
     if wrong := [text for _, text in turns if not isinstance(text, str)]:
         raise ValueError(f"{name} holds {excerpt(wrong[0])}, which is no text")
@@ -74,6 +78,42 @@ def compare_last_answers(one: Turns, other: Turns) -> tuple[str, str, str]:
     history = one[:-1]
     question = history[0][1] if len(history) == 1 else "\n\n".join(f"{who.title()}: {text}" for who, text in history)
     return question, one[-1][1], other[-1][1]
+
+
+def compared_turns(source: str, row: Row, chosen: Turns, rejected: Turns, **fields: Any) -> Preference:
+    """Return the preference between the last answers of two conversations.
+
+    Args:
+        source: `Preference.source`.
+        row: the pictures are in its `images` or `image`, a video in `videos` or `video`; an `id` may be there.
+        chosen: the better conversation, as `read_turns` returns it.
+        rejected: the worse one.
+        fields: further ones of the preference.
+
+    Raises:
+        Skipped, ValueError: see `compare_last_answers`, `Preference`.
+    """
+    question, better, worse = compare_last_answers(chosen, rejected)
+    question = without_markers(question)
+    videos = read_media_list(row.get("videos") or row.get("video"))
+    if len(videos) > 1 and row.get("videos"):
+        raise ValueError(f"videos is {excerpt(row['videos'])}; one video is the most")
+    values = {"category": UNKNOWN, "images": read_media_list(row.get("images") or row.get("image")), **fields}
+    base = row.get("id")
+    if not isinstance(base, str) or not base:
+        # The same question with the same answers is asked of many pictures.
+        media = (*values["images"], *videos)
+        base = pair_id(source, *(one.path or hashlib.sha256(one.data or b"").hexdigest() for one in media))
+    return Preference(
+        id=pair_id(base, question, better, worse),
+        source=source,
+        question=question,
+        response_1=better,
+        response_2=worse,
+        label=1,
+        video=videos or None,
+        **values,
+    )
 
 
 def read_media(value: Any) -> Media:

@@ -7,8 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from r1reward_verl.data.preference import Preference
-from r1reward_verl.data.sources.base import UNKNOWN, Row, pair_id, read_media_list, read_text, required, without_markers
-from r1reward_verl.judgement import parse_label
+from r1reward_verl.data.sources.base import (
+    UNKNOWN,
+    Row,
+    Skipped,
+    pair_id,
+    read_media_list,
+    read_text,
+    required,
+    without_markers,
+)
+from r1reward_verl.judgement import Choice, parse_label
+from r1reward_verl.text import excerpt
 
 
 @dataclass(frozen=True)
@@ -22,15 +32,20 @@ class Plain:
 
     Attributes:
         columns: field -> column of the file; a field that is not in it stands in the column of its own name.
+        labels: what a value of `label` means: 1, 2, or "skip" for rows without a preference, such as ties; without
+            it 1 and 2 mean themselves. Numbers are looked up as they are written.
         name: `Preference.source` of rows without a `source`.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, int | str] = field(default_factory=dict)
     name: str = "plain"
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.columns if name not in _PLAIN_FIELDS]:
             raise ValueError(f"field {unknown[0]!r} is unknown; known: {', '.join(_PLAIN_FIELDS)}")
+        if wrong := [f"{label}={meaning}" for label, meaning in self.labels.items() if str(meaning) not in _MEANINGS]:
+            raise ValueError(f"the label {wrong[0]!r} is mapped to none of {', '.join(_MEANINGS)}")
 
     def read(self, row: Row, number: int) -> Iterator[Preference]:
         """Yield the row's preference; of `chosen` and `rejected` the chosen response first."""
@@ -47,7 +62,7 @@ class Plain:
         question = without_markers(read_text(row, column("question")))
         if column("label") in row or column("chosen") not in row:
             responses = read_text(row, column("response_1")), read_text(row, column("response_2"))
-            label = parse_label(required(row, column("label")))
+            label = self._label(required(row, column("label")))
         else:
             responses = read_text(row, column("chosen")), read_text(row, column("rejected"))
             label = 1
@@ -72,7 +87,18 @@ class Plain:
             trace=optional("trace"),
         )
 
+    def _label(self, value: Any) -> Choice:
+        if not self.labels:
+            return parse_label(value)
+        meaning = str(self.labels.get(str(value).strip()))
+        if meaning not in _MEANINGS:
+            raise ValueError(f"label is {excerpt(value)}, not one of {', '.join(self.labels)}")
+        if meaning == "skip":
+            raise Skipped(f"label is {excerpt(value)}")
+        return parse_label(meaning)
 
+
+_MEANINGS = ("1", "2", "skip")
 _PLAIN_FIELDS = (
     *("id", "source", "category", "question", "response_1", "response_2", "label", "chosen", "rejected"),
     *("images", "image", "video", "difficulty", "trace"),

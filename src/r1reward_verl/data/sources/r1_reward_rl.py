@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.sources.base import (
@@ -35,9 +35,29 @@ class R1RewardRL:
     Unconfirmed: `image` (165 kB a row by the card, so base64 of a picture [inferred]; a data URI and a path are read
     too, and without any the author's path in `message`, an absolute one, is kept). Video parts: refused, the
     reference's own loader cannot read them.
+
+    Args:
+        headings: other headings of question, response 1, response 2 and of what follows them, as they stand in
+            `message`, without `#`, `*` and colons; None for the reference's.
+
+    Raises:
+        ValueError: not four different headings.
     """
 
     name = "r1-reward-rl"
+
+    def __init__(self, headings: Sequence[str] | None = None) -> None:
+        self._headings, self._pattern = _HEADINGS, _PATTERN
+        if headings is None:
+            return
+        self._headings = tuple(heading.strip() for heading in headings)
+        if len(set(self._headings)) != 4 or not all(self._headings):
+            raise ValueError(
+                f"the headings are {list(headings)}; four different ones are needed: of the question, of the two "
+                "responses, and of what follows them"
+            )
+        names = "|".join(map(re.escape, self._headings))
+        self._pattern = re.compile(rf"^[ \t#*]*({names})[ \t*:]*$", re.MULTILINE)
 
     def read(self, row: Row, number: int) -> Iterator[Preference]:
         """Yield the row's preference, in the order of responses that the row has."""
@@ -48,7 +68,7 @@ class R1RewardRL:
             texts = [part["text"] for part in turn["content"] if part["type"] == "text"]
             paths = [part["image"] for part in turn["content"] if part["type"] == "image"]
             (prompt,) = texts
-            sections = _HEADINGS.split(prompt)
+            sections = self._pattern.split(prompt)
         except (ValueError, TypeError, KeyError, RecursionError):
             raise ValueError(
                 f"message is {excerpt(message)}; one chat message of one text and its images is needed"
@@ -56,10 +76,10 @@ class R1RewardRL:
         if others := set(kinds) - {"text", "image"}:
             raise ValueError(f"message has a part of type {excerpt(others.pop())}; only text and image can be read")
         headings = sections[1::2]
-        if headings[:3] != ["[Question]", "[Response 1]", "[Response 2]"] or len(headings) != 4:
+        if len(headings) != 4 or not all(map(str.startswith, headings, self._headings)):
             raise ValueError(
-                f"the prompt in message has the headings {excerpt(headings)}, not once each [Question], [Response 1], "
-                "[Response 2] and Output Format: the responses cannot be told apart"
+                f"the prompt in message has the headings {excerpt(headings)}, not once each "
+                f"{', '.join(self._headings)}: the responses cannot be told apart (other headings: --headings)"
             )
         answers = row.get("answer")
         labels = {parse_label(answer) for answer in (answers if isinstance(answers, list) else [answers])}
@@ -82,6 +102,7 @@ class R1RewardRL:
         )
 
 
-_HEADINGS = re.compile(
+_HEADINGS: tuple[str, ...] = ("[Question]", "[Response 1]", "[Response 2]", "Output Format")
+_PATTERN = re.compile(
     r"^#{2,6} (?:\*\*)?(\[Question\]|\[Response 1\]|\[Response 2\]|Output Format[^\n]*):?[ \t]*$", re.MULTILINE
 )
