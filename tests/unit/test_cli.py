@@ -15,7 +15,7 @@ from r1reward_verl import __version__
 from r1reward_verl.cli import main
 
 COMMANDS = {
-    "data": ["annotate", "check", "convert", "report", "select"],
+    "data": ["annotate", "check", "convert", "merge", "report", "select"],
     "demo": [],
     "doctor": [],
     "eval": ["compare", "report", "run"],

@@ -27,6 +27,7 @@ import msgspec
 
 from r1reward_verl.data.duplicates import NearDuplicates, content, digest
 from r1reward_verl.data.exclusion import Benchmarks
+from r1reward_verl.data.files import check_paths
 from r1reward_verl.data.media_folder import MediaFolder, MediaSettler
 from r1reward_verl.data.preference import SCHEMA, Preference, place, to_row
 from r1reward_verl.data.readers import RowError, read_rows
@@ -319,7 +320,7 @@ def convert(
     settings = settings or ConvertSettings()
     out = Path(out)
     names = [os.fspath(path) for path in inputs]
-    _check_arguments(names, out)
+    check_paths(names, out)
     readers = [read_rows(path) for path in names]
     near = None if settings.near_duplicates is None else NearDuplicates(settings.near_duplicates)
     benchmarks = Benchmarks(settings.exclude, settings.media_root) if settings.exclude else None
@@ -380,20 +381,6 @@ def convert(
         output.commit()
         card_partial.replace(card)
     return report
-
-
-def _check_arguments(inputs: Sequence[str], out: Path) -> None:
-    if out.suffix != ".parquet":
-        raise ValueError(f"the output {str(out)!r} does not end in .parquet")
-    if out.is_dir():
-        raise ValueError(f"the output {str(out)!r} is a folder")
-    if not inputs:
-        raise ValueError("there is no input file")
-    real = [os.path.realpath(path) for path in inputs]
-    if os.path.realpath(out) in real:
-        raise ValueError(f"{str(out)!r} is input and output at the same time")
-    if twice := [path for path, times in Counter(real).items() if times > 1]:
-        raise ValueError(f"the input {twice[0]!r} is given twice")
 
 
 def _check_report(report: ConversionReport, max_rejects: float, rejects: Path) -> None:

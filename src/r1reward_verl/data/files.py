@@ -1,10 +1,12 @@
-"""Reading a file of preferences."""
+"""Files of preferences: which paths a command takes, and how one is read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1reward_verl.data import preference
@@ -14,6 +16,21 @@ from r1reward_verl.text import excerpt
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def check_paths(inputs: Sequence[str], out: Path) -> None:
+    """Raise ValueError unless a parquet file can be made of the inputs: it is none of them, and none stands twice."""
+    if out.suffix != ".parquet":
+        raise ValueError(f"the output {str(out)!r} does not end in .parquet")
+    if out.is_dir():
+        raise ValueError(f"the output {str(out)!r} is a folder")
+    if not inputs:
+        raise ValueError("there is no input file")
+    real = [os.path.realpath(path) for path in inputs]
+    if os.path.realpath(out) in real:
+        raise ValueError(f"{str(out)!r} is input and output at the same time")
+    if twice := [path for path, times in Counter(real).items() if times > 1]:
+        raise ValueError(f"the input {twice[0]!r} is given twice")
 
 
 def read_preferences(path: str | os.PathLike[str]) -> Iterator[tuple[int, Preference] | RowError]:
