@@ -7,7 +7,6 @@ in order. The client retries; what it gives up is a failed judgement, and server
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -25,6 +24,13 @@ _ANSWER_BYTES = 1 << 20  # of one judgement
 _MALFORMED = (400, 413, 422)
 _STOPPING = (401, 402, 403, 404, 405)
 _TOO_LONG = re.compile(r"context[ _]length|(maximum|max) (model|context)|too long|too many tokens", re.IGNORECASE)
+# How vLLM, OpenAI and servers like theirs name the tokens that they have, and those of the prompt.
+_CONTEXT = re.compile(r"(?:context|model) length\D{0,8}(\d+)", re.IGNORECASE)
+_PROMPT = re.compile(
+    r"(?<!at least )\b(\d+) (?:tokens )?(?:in (?:the messages|your prompt|the prompt)|input tokens)"
+    r"|(?:messages resulted in|input length|prompt contains|prompt \(length)\D{0,3}(\d+)",
+    re.IGNORECASE,
+)
 
 
 class EndpointEngine:
@@ -140,6 +146,7 @@ class EndpointEngine:
     async def _ask(self, client: ChatClient, work: Work, prompt: Prompt, media: Parts, samples: list[int]) -> None:
         content = message_content(prompt.text, media, self._sampling.media_position)
         left, tokens = samples, self._sampling.max_tokens
+        halved = False
         temperature = 0.0 if samples == [GREEDY] else self._sampling.temperature
         while left:
             number = len(left) if self._several else 1
@@ -165,15 +172,36 @@ class EndpointEngine:
                 left = left[len(got) :]
                 continue
             long = reply.code in _MALFORMED and _TOO_LONG.search(reply.error)
-            if long and tokens > 1:
+            if long:
                 # Servers refuse what would not fit if the answer became as long as it may, too.
-                tokens = math.ceil(tokens / 8)
-                continue
+                room = tokens // 2 if halved else await self._room(client, content, reply.error)
+                halved = halved or room is None
+                room = tokens // 2 if room is None else room
+                if 0 < room < tokens:
+                    tokens = room
+                    continue
             if reply.code in _MALFORMED and not long and number > 1:
                 self._several = False
                 continue
             self._fail(client, reply, work, Prompt(prompt.order, "", tuple(left)), "too_long" if long else "failed")
             return
+
+    async def _room(self, client: ChatClient, content: str | Parts, refusal: str) -> int | None:
+        """Return the tokens that a server has left for the answer to a prompt, None where it does not say."""
+        context, prompt = _CONTEXT.search(refusal), _PROMPT.search(refusal)
+        if context is None:
+            return None
+        if prompt is not None and (length := int(prompt[1] or prompt[2])) > 0:
+            return int(context[1]) - length
+        # What it refuses it need not count. What it answers it does.
+        reply = await client.complete(
+            [{"role": "user", "content": content}], read_answer, temperature=0.0, max_tokens=1
+        )
+        if reply.value is None:
+            return 0
+        if reply.value.prompt_tokens is None:
+            return None
+        return int(context[1]) - reply.value.prompt_tokens
 
     def _fail(self, client: ChatClient, reply: Reply[Any], work: Work, prompt: Prompt, status: Status) -> None:
         code = reply.code or 0

@@ -21,7 +21,7 @@ from r1reward_verl.text import printable
 
 # uvicorn drops connections that are idle for 5 s: letting go first spares a request on a dying connection.
 _KEEP_ALIVE = 4.0
-_EXCERPT = 200
+_EXCERPT = 300
 _ABOUT_CONTENT = (400, 413, 422)
 
 

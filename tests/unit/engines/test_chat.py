@@ -333,7 +333,7 @@ class TestRefused:
         answer = Answer("why " + "x" * 500, status=status, headers={"Location": "/v1/chat/completions"})
         with ChatServer(answer) as server:
             (reply,) = replies([server.url], "1")
-            assert reply.error == f"{server.url}: status {status}: why {'x' * 196}"
+            assert reply.error == f"{server.url}: status {status}: why {'x' * 296}"
         assert (reply.status, reply.code, reply.retries, len(server.requests)) == ("refused", status, 0, 1)
 
 

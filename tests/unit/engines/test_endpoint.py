@@ -142,16 +142,53 @@ def test_a_refusal_that_the_next_request_would_meet_too_ends_the_run(status):
     assert len(server.requests) < 10
 
 
-def test_a_prompt_that_is_too_long_is_told_from_one_whose_answer_would_not_fit():
-    error = {"error": {"message": "This model's maximum context length is 4096 tokens. However, you requested more."}}
+VLLM = (
+    "This model's maximum context length is {context} tokens. However, you requested {asked} output tokens and your "
+    "prompt contains at least {least} input tokens, for a total of at least {total} tokens."
+)
+OPENAI = (
+    "This model's maximum context length is {context} tokens. However, you requested {total} tokens "
+    "({prompt} in the messages, {asked} in the completion). Please reduce the length of the messages or completion."
+)
+OTHERS = "'max_tokens' is too large: {asked}. The context length is {context}, and there are {prompt} input tokens"
+
+
+def limited(wording, context=4096, prompt=904):
+    """A server with `context` tokens; one of the orders is a prompt of `prompt` tokens, the other is too long."""
 
     def script(request):
-        fits = request.text == "chosen-first 1" and request.body["max_tokens"] <= 64
-        return as_asked(request) if fits else Answer(error, status=400)
+        length = prompt if request.text == "chosen-first 1" else context + 1
+        asked = request.body["max_tokens"]
+        if length + asked <= context:
+            said = as_asked(request).body
+            said["usage"] = {"prompt_tokens": length, "completion_tokens": 7}
+            return Answer(said)
+        # vLLM stops counting the prompt's tokens where they cannot fit.
+        numbers = {"least": context - asked + 1, "prompt": length, "total": length + asked}
+        error = wording.format(context=context, asked=asked, **numbers)
+        return Answer({"error": {"message": error}}, status=400)
 
-    with ChatServer(script) as server:
+    return script
+
+
+@pytest.mark.parametrize("wording", [VLLM, OPENAI, OTHERS])
+def test_an_answer_may_be_as_long_as_the_servers_context_has_room(wording):
+    with ChatServer(limited(wording)) as server:
+        said = judge(server, [case(1, (0, 1, 2))])
+    assert {(one.order, one.status) for one in said} == {("chosen-first", "ok"), ("rejected-first", "too_long")}
+    answered = [request.body for request in server.requests if request.text == "chosen-first 1"]
+    assert {body["max_tokens"] for body in answered} - {1} == {4096, 4096 - 904}
+    assert [one.text for one in said if one.status == "ok" and not one.text] == []
+
+
+@pytest.mark.parametrize("wording", ["the prompt is too long", "maximum context length is {context} tokens"])
+def test_where_no_numbers_are_named_at_least_half_of_what_fits_is_used(wording):
+    with ChatServer(limited(wording, prompt=2000)) as server:
         said = judge(server, [case(1)])
     assert {one.order: one.status for one in said} == {"chosen-first": "ok", "rejected-first": "too_long"}
+    answered = [request.body["max_tokens"] for request in server.requests if request.text == "chosen-first 1"]
+    assert answered[-1] in (2048, 4096 - 2000)
+    assert len(server.requests) < 20
 
 
 def test_texts_that_no_file_can_hold_and_none_are_texts():
