@@ -18,7 +18,7 @@ COMMANDS = {
     "data": ["annotate", "check", "convert", "merge", "report", "select"],
     "demo": [],
     "doctor": [],
-    "eval": ["compare", "report", "run"],
+    "eval": ["compare", "report", "rescore", "run"],
     "toy": ["build", "teacher"],
 }
 LINES = [f"{group} {name}".strip() for group, names in COMMANDS.items() for name in names or [""]]

@@ -18,8 +18,10 @@ from typing import Any
 from r1reward_verl.engines.base import GREEDY, EngineError, Judgement, Prompt, Sampling, Status, Work, without
 from r1reward_verl.engines.chat import ChatClient, Reply
 from r1reward_verl.engines.messages import Parts, media_parts, message_content, read_answer
+from r1reward_verl.engines.wire import unreachable
 
 _THREADS = 4
+_REACHED_IN = 5.0  # seconds
 _ANSWER_BYTES = 1 << 20  # of one judgement
 _MALFORMED = (400, 413, 422)
 _STOPPING = (401, 402, 403, 404, 405)
@@ -93,6 +95,8 @@ class EndpointEngine:
         ended = False
         self._stop = ""
         try:
+            if refused := loop.run_until_complete(unreachable(self._urls, min(_REACHED_IN, self._options["max_wait"]))):
+                raise EngineError(f"no server can be reached: {refused}; start one, or correct --url")
             while True:
                 while not (ended or self._stop) and len(tasks) < self._concurrency:
                     if (case := next(work, None)) is None:

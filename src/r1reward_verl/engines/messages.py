@@ -45,6 +45,14 @@ class ChatAnswer:
     completion_tokens: int | None
 
 
+def _with_reasoning(text: str, message: Mapping[str, Any]) -> str:
+    """Put the reasoning that a server took out of a text (vLLM's reasoning parsers, for example) back before it."""
+    reasoning = next((message[name] for name in ("reasoning", "reasoning_content") if message.get(name)), None)
+    if not isinstance(reasoning, str) or "<think>" in text:
+        return text
+    return f"<think>{reasoning.strip()}</think>{text.lstrip()}"
+
+
 def read_answer(answer: Mapping[str, Any]) -> ChatAnswer | None:
     """Read a server's JSON object; None if it holds no choice.
 
@@ -57,8 +65,9 @@ def read_answer(answer: Mapping[str, Any]) -> ChatAnswer | None:
         text = choice["message"].get("content")
         if text is not None and not isinstance(text, str):
             raise TypeError(f"content is {text!r}")
+        text = _with_reasoning(text or "", choice["message"])
         finish = choice.get("finish_reason")
-        texts.append((valid_utf8(text or ""), None if finish is None else valid_utf8(str(finish))[:100]))
+        texts.append((valid_utf8(text), None if finish is None else valid_utf8(str(finish))[:100]))
     usage = answer.get("usage") or {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     read, written = (count if type(count) is int and 0 <= count < 2**40 else None for count in counts)

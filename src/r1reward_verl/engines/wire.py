@@ -160,6 +160,25 @@ class Wire:
         return text.replace(self._key, "***") if self._key else text
 
 
+async def unreachable(urls: Sequence[str], seconds: float) -> str:
+    """Return why no connection to any server can be opened within `seconds`; empty if one can."""
+
+    async def attempt(url: str) -> str:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, port), seconds)
+        except asyncio.TimeoutError:
+            return f"{url}: no connection within {seconds:g} s"
+        except OSError as error:
+            return printable(f"{url}: {error.strerror or error}")
+        writer.close()
+        return ""
+
+    found = await asyncio.gather(*map(attempt, urls))
+    return "" if "" in found else "; ".join(found)
+
+
 def check_options(
     urls: Sequence[str],
     api_key: str | None,

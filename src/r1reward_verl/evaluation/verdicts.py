@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r1reward_verl.evaluation.folder import ORDERS, SavedRun, read_run
-from r1reward_verl.judgement import Choice, parse
+from r1reward_verl.judgement import Choice, Lenient, parse
 from r1reward_verl.rewards.conclusions import conclusion
 
 OK, FAILED, TOO_LONG = 0, 1, 2
@@ -101,6 +102,10 @@ class JudgedRun:
         reference_category: the category of each case by the reference's rules.
         rows: their line numbers in the data.
         content: a digest of each case.
+        judged: number of judgements that there are.
+        cut_off: number of those that the limit of tokens cut off.
+        unparsable: how many of the judgements break the contract for which reason (see `judgement.Failure`), a
+            lenient reading of them included.
     """
 
     saved: SavedRun
@@ -110,19 +115,26 @@ class JudgedRun:
     reference_category: list[str]
     rows: NDArray[np.int64]
     content: list[bytes]
+    judged: int
+    cut_off: int
+    unparsable: dict[str, int]
 
 
-def load_run(folder: str | os.PathLike[str], *, reference: Digits | None = None) -> JudgedRun:
+def load_run(
+    folder: str | os.PathLike[str], *, reference: Digits | None = None, lenient: Lenient | Literal["run"] | None = "run"
+) -> JudgedRun:
     """Read the verdicts of a run.
 
     Args:
         folder: of `r1reward eval run`.
+        lenient: how to read malformed judgements (see `judgement.parse`); "run": as the run itself does.
         reference: how the reference's verdicts are read besides (see `reference_verdict`).
 
     Raises:
         ValueError: there is no such folder, or a file in it is damaged.
     """
     saved = read_run(folder)
+    mode = saved.lenient if lenient == "run" else lenient
     ids, categories, reference_categories, rows, content = [], [], [], [], []
     for case in saved.cases():
         ids.append(str(case["id"]))
@@ -137,11 +149,18 @@ def load_run(folder: str | os.PathLike[str], *, reference: Digits | None = None)
     keys, samples, tokens, lengths, statuses = array("q"), array("i"), array("i"), array("i"), array("b")
     ways = 2 if reference else 1  # the strict verdict, and the reference's
     choices, supports = [array("b") for _ in range(ways)], [array("b") for _ in range(ways)]
+    judged = cut_off = 0
+    unparsable: Counter[str] = Counter()
     for one in saved.judgements():
         if one.row not in index:
             raise ValueError(f"row {one.row} is judged in {saved.folder}, but its cases.jsonl has no such case")
         status = _STATUS[one.status]
-        verdict = parse(one.text)
+        verdict = parse(one.text, mode)
+        if status == OK:
+            judged += 1
+            cut_off += one.finish_reason == "length"
+            if verdict.reason:
+                unparsable[verdict.reason] += 1
         keys.append(2 * index[one.row] + ORDERS[one.order] - 1)
         samples.append(one.sample)
         tokens.append(-1 if one.tokens is None else one.tokens)
@@ -191,6 +210,9 @@ def load_run(folder: str | os.PathLike[str], *, reference: Digits | None = None)
         reference_category=reference_categories,
         rows=np.array(rows, np.int64),
         content=content,
+        judged=judged,
+        cut_off=cut_off,
+        unparsable=dict(unparsable.most_common()),
     )
 
 

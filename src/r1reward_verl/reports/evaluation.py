@@ -21,6 +21,7 @@ from tqdm import tqdm
 from r1reward_verl import plots
 from r1reward_verl.data.statistics_plots import draw_lengths
 from r1reward_verl.evaluation.folder import SavedRun, read_run
+from r1reward_verl.evaluation.scoring import score_run
 from r1reward_verl.reports.gallery import (
     GalleryIndex,
     choose_cases,
@@ -52,6 +53,7 @@ _FIGURES = {
     "flip_rate": ("Verdicts that flip with the order", "%"),
     "position_bias": ("Position bias (better first minus better second)", "+%"),
     "unparsable": ("Unparsable (counted wrong)", "%"),
+    "cut_off": ("Judgements cut off at the limit of tokens", "%"),
     "consistency": ("Reasoning supports the verdict", "%"),
     "rows": ("Judged (cases times orders)", ",.0f"),
     "pairs": ("Cases", ",.0f"),
@@ -170,13 +172,16 @@ def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
     """Read what a report needs of each run folder.
 
     Raises:
-        ValueError: a folder without the files of a finished run, or with a damaged one; a folder given twice.
+        ValueError: no run folder, a damaged one, one without a judgement, or one given twice.
         OSError: a file cannot be read.
     """
     runs = []
     for name, folder in short_names([folder.resolve() for folder in folders], lambda folder: folder.name).items():
-        saved = read_run(folder, finished=True)
-        settings, figures = {**saved.about, **saved.settings}, saved.metrics()
+        saved = read_run(folder)
+        settings = {**saved.about, **saved.settings}
+        figures = saved.metrics() if saved.finished else score_run(folder)
+        if figures is None:
+            raise ValueError(f"{folder} has nothing to report: none of its judgements succeeded")
         figures |= {name: settings.get(name) for name in ("tokens_per_second", "resized_pictures")}
         figures["any_correct"] = (Figures(figures).part("voting").numbers("any_correct") or [None])[-1]
         runs.append(LoadedRun(printable(name), saved, settings, Figures(figures), index_judgements(saved)))

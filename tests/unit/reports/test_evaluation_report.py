@@ -414,9 +414,17 @@ def test_errors_say_what_is_wrong(run, tmp_path, capsys):
     assert "file" in error(run, "--out", tmp_path / "file", code=1)
     (run / "metrics.json").write_text("{")
     assert "metrics.json: not JSON" in error(run)
-    (run / "metrics.json").unlink()
-    assert "has no metrics.json: `r1reward eval run` writes it" in error(run)
     assert "--gallery" in error(run, "--gallery", "-1")
+
+
+def test_an_interrupted_run_has_a_report(run, tmp_path):
+    figures = load_runs([run])[0].figures
+    (run / "metrics.json").unlink()
+    interrupted = load_runs([run])[0].figures
+    assert interrupted.number("accuracy") == figures.number("accuracy")
+    (run / "judgements.jsonl").write_text("")
+    with pytest.raises(ValueError, match="holds no judgements"):
+        load_runs([run])
 
 
 def test_a_judgement_of_no_case_is_an_error(run, tmp_path):

@@ -3,10 +3,11 @@
 from r1reward_verl.cli.groups import command_group
 
 app = command_group(
-    "Evaluate reward models: run a benchmark, compare runs, report.",
+    "Evaluate reward models: run a benchmark, compare runs, compute figures anew, report.",
     {
         "compare": "r1reward_verl.cli.eval.compare",
         "report": "r1reward_verl.cli.eval.report",
+        "rescore": "r1reward_verl.cli.eval.rescore",
         "run": "r1reward_verl.cli.eval.run",
     },
 )

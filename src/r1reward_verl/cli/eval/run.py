@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 import typer
 
 from r1reward_verl.cli.groups import with_settings
@@ -18,6 +19,7 @@ from r1reward_verl.engines.vllm import VLLMEngine, WorkerPool, gpus_of_workers
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS
 from r1reward_verl.evaluation.fingerprint import fingerprint_model
 from r1reward_verl.evaluation.run import EvaluateSettings, Needs, derived_seed, evaluate
+from r1reward_verl.evaluation.scoring import hints
 from r1reward_verl.evaluation.table import metrics_table
 from r1reward_verl.settings import Settings, setting
 
@@ -44,6 +46,13 @@ class EndpointSettings(Settings, frozen=True, kw_only=True):
         list[str] | None, setting("OpenAI-compatible endpoint, such as http://host:8000/v1; may be repeated.")
     ] = None
     api_key_env: Annotated[str | None, setting("Environment variable with the endpoints' key.", metavar="NAME")] = None
+    concurrency: Annotated[int, setting("Number of requests at a time, over all endpoints.", metavar="N", ge=1)] = 64
+    timeout: Annotated[float, setting("Seconds for one request.", metavar="SECONDS", gt=0)] = 600.0
+    max_wait: Annotated[
+        float | None,
+        setting("Seconds without any answer before the run ends; by default those for one request.", gt=0),
+    ] = None
+    other_servers: Annotated[bool, setting("Resume a run that began on other endpoints.")] = False
 
 
 @app.command(
@@ -78,8 +87,9 @@ def run(
             "--tensor-parallel, --data-parallel, --max-model-len and --gpu-memory-utilization are for vLLM in this "
             "process, not --url"
         )
-    if endpoint.api_key_env is not None and not endpoint.url:
-        raise ValueError("--api-key-env is for servers; name them with --url")
+    if not endpoint.url and endpoint != EndpointSettings():
+        given = next(name for name in msgspec.structs.asdict(EndpointSettings()) if _differ(endpoint, name))
+        raise ValueError(f"--{given.replace('_', '-')} is for servers; name them with --url")
     if endpoint.url:
         kind, fingerprint, engine = "endpoint", model, _endpoint(model, endpoint, settings.sampling)
     else:
@@ -94,6 +104,8 @@ def run(
         model=fingerprint,
         model_name=model,
         max_model_len=local.max_model_len,
+        urls=endpoint.url or (),
+        other_servers=endpoint.other_servers,
     )
     figures = result.metrics
     if figures is not None and protocol == "reference":
@@ -106,6 +118,12 @@ def run(
             )
     if figures is not None:
         print(f"\n{metrics_table(figures, BENCHMARKS[benchmark])}\n\nfigures: {out}/metrics.json")
+    for hint in hints(result.metrics or {}):
+        print(f"note: {hint}", file=sys.stderr)
+    if result.errors:
+        print("why judgements failed, the commonest first:", file=sys.stderr)
+        for text, count in result.errors:
+            print(f"{count:>9,}  {text}", file=sys.stderr)
     if result.error:
         print(f"error: {result.error}", file=sys.stderr)
     if result.missing:
@@ -114,11 +132,24 @@ def run(
     return 0
 
 
+def _differ(settings: EndpointSettings, name: str) -> bool:
+    return bool(getattr(settings, name) != getattr(EndpointSettings(), name))
+
+
 def _endpoint(model: str, settings: EndpointSettings, sampling: Sampling) -> Callable[[Needs], Engine]:
     name = settings.api_key_env
     if name is not None and not os.environ.get(name):
         raise ValueError(f"the environment variable {name!r}, which --api-key-env names, is not set")
-    engine = EndpointEngine(settings.url or [], model, sampling, api_key=os.environ[name] if name else None)
+    max_wait = settings.timeout if settings.max_wait is None else settings.max_wait
+    engine = EndpointEngine(
+        settings.url or [],
+        model,
+        sampling,
+        api_key=os.environ[name] if name else None,
+        concurrency=settings.concurrency,
+        timeout=min(settings.timeout, max_wait),
+        max_wait=max_wait,
+    )
     return lambda needs: engine
 
 
