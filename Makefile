@@ -13,10 +13,10 @@ PARALLEL := -n $(WORKERS) --dist worksteal
 export VERL_PLATFORM := cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint unit coverage test bench docs clean requirements
+.PHONY: help setup demo demo-policy lint unit coverage test bench gpu-check study docs clean requirements
 
 help:  ## say what each verb does
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 setup: $(READY)  ## create .venv with the CPU build of everything
 
@@ -31,8 +31,11 @@ $(READY): requirements/cpu.txt setup.cfg pyproject.toml
 	@echo $$(( `date +%s` - `cat .install-start` )) > $(READY); rm .install-start
 	@echo "installed in `cat $(READY)` s"
 
-demo: setup  ## run everything on a toy world: cold start, StableReinforce, evaluation, report (JUDGE=pool: a judge model)
-	$(BIN)/r1reward demo --install-seconds `cat $(READY)` $(if $(JUDGE),--judge $(JUDGE)) $(DEMO)
+demo: setup  ## run everything on a toy world: cold start, StableReinforce, evaluation, report (JUDGE=pool, MODEL=qwen3-vl)
+	$(BIN)/r1reward demo --install-seconds `cat $(READY)` $(if $(MODEL),--model $(MODEL)) $(if $(JUDGE),--judge $(JUDGE)) $(DEMO)
+
+demo-policy: setup  ## after make demo: train a tiny policy with the demo's reward models as its only rewards, and report
+	$(BIN)/r1reward demo-policy $(DEMO)
 
 lint: setup  ## check style, types and which module imports which
 	$(BIN)/ruff check .
@@ -51,7 +54,14 @@ test: lint unit  ## run lint and all tests, the end-to-end ones included
 	$(BIN)/python -m pytest tests --ignore tests/unit
 
 bench: setup  ## measure beside the peer; tables to the screen, figures to benchmarks/results
-	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	@missed=0; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python $$file || missed=1; done; exit $$missed
+
+# With the Python at hand: it may be one that has nothing but torch yet, or that of a container with verl and vLLM.
+gpu-check:  ## measure on a GPU what only a GPU can show, with PYTHON's packages; figures to benchmarks/results (GPU_CHECK="--only loss")
+	PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK)
+
+study: setup  ## train small policies with each loss and filter, and compare (50 minutes on two cores; QUICK=1: whether it runs)
+	$(BIN)/python benchmarks/stability/study.py $(if $(QUICK),--quick)
 
 docs: setup  ## build the documentation site; open site/index.html
 	$(BIN)/python tools/build_site.py

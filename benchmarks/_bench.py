@@ -11,9 +11,11 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -94,6 +96,17 @@ def peak_bytes(call: Callable[[], object]) -> int:
 
 def report(name: str, figures: list[Figure], packages: tuple[str, ...] = ("torch", "verl")) -> int:
     """Print the table, write `results/NAME.json` and return the exit code: 1 when a target is missed."""
+    print_table(figures)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    content = {"benchmark": name, "figures": [as_result(figure) for figure in figures], **circumstances(packages)}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"written to {os.path.relpath(path)}")
+    return int(any(figure.met is False for figure in figures))
+
+
+def print_table(figures: Sequence[Figure]) -> None:
+    """Print figures with their peers and targets."""
     width = max(len(figure.name) for figure in figures)
     print(f"{'':{width}}  {'ours':>12}  {'peer':>12}  {'measure':>18}  target")
     for figure in figures:
@@ -103,23 +116,26 @@ def report(name: str, figures: list[Figure], packages: tuple[str, ...] = ("torch
         verdict = {None: "", True: "met", False: "MISSED"}[figure.met]
         value = f"{figure.value:.4g} {figure.unit}"
         print(f"{figure.name:{width}}  {value:>12}  {peer:>12}  {measure:>18}  {bound} {verdict}")
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    content = {
-        "benchmark": name,
-        "figures": [{**asdict(figure), "measure": figure.measure, "met": figure.met} for figure in figures],
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in packages},
-        },
+
+
+def as_result(figure: Figure) -> dict[str, Any]:
+    """Return a figure as it stands in a file of results."""
+    return {**asdict(figure), "measure": figure.measure, "met": figure.met}
+
+
+def circumstances(packages: Sequence[str]) -> dict[str, Any]:
+    """Return under what figures were measured: versions of those `packages` that are there, hardware and command."""
+    versions = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "versions": {"python": platform.python_version(), **versions},
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processor": _processor(),
         "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
     }
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(content, indent=2) + "\n")
-    print(f"written to {os.path.relpath(path)}")
-    return int(any(figure.met is False for figure in figures))
 
 
 def _processor() -> str:

@@ -23,7 +23,7 @@ from r1reward_verl.cli import main as r1reward
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.engines.base import Judgement, Work
 from r1reward_verl.evaluation.folder import ORDERS
-from r1reward_verl.evaluation.run import EvaluateSettings, evaluate
+from r1reward_verl.evaluation.run import EvaluateSettings, Task, evaluate
 from r1reward_verl.judgement import build_prompt
 from r1reward_verl.storage import ParquetOutput, write_json
 from r1reward_verl.toy import world
@@ -130,7 +130,7 @@ def memory(data: str, out: str) -> dict[str, float]:
     engine = StandIn()
     make: Any = lambda needs: engine  # noqa: E731
     before = peak_mb()
-    evaluate("preferences", data, out, EvaluateSettings(samples=1), model="stand-in", engine=make)
+    evaluate([Task("preferences", data, out)], EvaluateSettings(samples=1), model="stand-in", engine=make)
     return {"megabytes": peak_mb() - before, "since_settled": peak_mb() - engine.settled}
 
 

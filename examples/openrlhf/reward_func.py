@@ -11,21 +11,17 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import re
 import threading
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from r1reward_verl.judgement import Choice, parse_label
+from r1reward_verl.rewards.openrlhf import response_of
 from r1reward_verl.rewards.scorer import Reward, Scorer
 from r1reward_verl.rewards.settings import RewardSettings
 from r1reward_verl.rewards.statistics import reward_metrics
-
-END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<eos>", "</s>")
-_PADS = re.compile(r"(<\|(?:image|video)_pad\|>)")
 
 
 def reward_func(
@@ -66,36 +62,10 @@ def reward_func(
 
 
 def _response(row: int, query: str, prompt: str) -> str:
-    # The query went through the tokenizer, and Qwen's brings text into its composed form.
-    for text in (prompt, unicodedata.normalize("NFC", prompt)):
-        end = _end_of(text, query)
-        if end is not None:
-            return _without_end_tokens(query[end:])
-    raise ValueError(
-        f"row {row}: the query does not start with its prompt (query: {query[:60]!r}..., prompt: {prompt[:60]!r}...). "
-        "OpenRLHF cuts the beginning of a prompt that leaves no room for the response: give more room, or leave such "
-        "rows out"
-    )
-
-
-def _end_of(prompt: str, query: str) -> int | None:
-    """Return where `prompt` ends in `query`; None if `query` does not start with it."""
-    end = 0
-    for part in _PADS.split(prompt):
-        if _PADS.match(part):  # the processor writes one for each patch of the picture
-            while query.startswith(part, end):
-                end += len(part)
-        elif query.startswith(part, end):
-            end += len(part)
-        else:
-            return None
-    return end
-
-
-def _without_end_tokens(text: str) -> str:
-    while (text := text.rstrip()).endswith(END_TOKENS):
-        text = text[: text.rindex("<")]
-    return text
+    try:
+        return response_of(query, prompt)
+    except ValueError as error:
+        raise ValueError(f"row {row}: {error}") from None
 
 
 def _label(row: int, label: Any) -> Choice:

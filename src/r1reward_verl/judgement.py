@@ -92,9 +92,22 @@ def build_prompt(question: str, response_1: str, response_2: str, template: str 
     Raises:
         ValueError: the template does not hold each placeholder exactly once, or holds a media marker.
     """
+    return "".join(text for _, text in prompt_parts(question, response_1, response_2, template))
+
+
+def prompt_parts(
+    question: str, response_1: str, response_2: str, template: str = PROMPT
+) -> list[tuple[str | None, str]]:
+    """Return what `build_prompt` joins: pieces of text, each with the field that it fills, None for the template's own.
+
+    Raises:
+        ValueError: see `build_prompt`.
+    """
     values = dict(zip(FIELDS, (question, response_1, response_2), strict=True))
     parts = _template_parts(template)
-    return "".join(escape_markers(values[part]) if position % 2 else part for position, part in enumerate(parts))
+    return [
+        (part, escape_markers(values[part])) if position % 2 else (None, part) for position, part in enumerate(parts)
+    ]
 
 
 def escape_markers(text: str) -> str:
@@ -155,7 +168,7 @@ def parse_label(value: Any) -> Choice:
     is_number = hasattr(value, "__index__") and not isinstance(value, bool)
     label = _LABELS.get(str(value)) if is_number or isinstance(value, str) else None
     if label is None:
-        raise ValueError(f"label {value!r} is neither 1 nor 2 (allowed: 1, 2, '1', '2', '<answer>1</answer>', ...)")
+        raise ValueError(f"label {value!r:.80} is neither 1 nor 2 (allowed: 1, 2, '1', '2', '<answer>1</answer>', ...)")
     return label
 
 

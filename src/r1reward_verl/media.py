@@ -1,7 +1,7 @@
-"""The one reader of pictures and videos: what an entry of a data file means, its header, its content, its frames.
+"""The one reader of pictures and videos: entries of data files, headers, contents, frames.
 
-Nothing is fetched, no picture is decoded before its header has told its size, and none beyond Pillow's bound on
-decompression bombs is decoded at all. Pillow and PyAV are imported by those who open a file only.
+Nothing is fetched, and no picture is decoded whose header tells a size beyond Pillow's bound on decompression bombs.
+Pillow and PyAV are imported where a file is opened.
 """
 
 from __future__ import annotations
@@ -34,17 +34,30 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """What vision models are trained on. Pillow reads more, among them PostScript, for which it starts a program."""
 
 _REMOTE = re.compile(r"(?i)(?!file:)[a-z][a-z0-9+.-]*://|(https?|hdfs|s3|data):")
+_COCO = re.compile(r"(?:COCO_(train2014|val2014|test2014)_)?[0-9]{12}\.jpg")
+MAX_SIDES = 200
+"""Largest ratio of the sides of a picture, as `smart_resize` of Qwen2-VL has it."""
 MAX_FILE = 64 << 20
 """Bytes of the largest picture file."""
 MAX_VIDEO_FRAMES = 100_000
 """Frames of the longest video file that is decoded (an hour at 25 to 30 frames a second)."""
+
+_BEGINNINGS = {
+    "jpeg": re.compile(rb"\xff\xd8\xff"),
+    "png": re.compile(rb"\x89PNG"),
+    "gif": re.compile(rb"GIF8"),
+    "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "bmp": re.compile(rb"BM"),
+    "tiff": re.compile(rb"II[*+]\0|MM\0[*+]"),
+    "mp4": re.compile(rb"....ftyp", re.DOTALL),
+}
 
 _CHUNK = 1 << 20
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
 
 
-class Media(msgspec.Struct, frozen=True):
+class Media(msgspec.Struct, frozen=True, rename={"data": "bytes"}):
     """A picture, a frame, or a video that is still to be cut into frames.
 
     Attributes:
@@ -76,6 +89,11 @@ class Media(msgspec.Struct, frozen=True):
                 )
         if self.sha256 is not None and not (isinstance(self.sha256, str) and SHA256.fullmatch(self.sha256)):
             raise ValueError(f"media sha256 is {excerpt(self.sha256)}, not 64 hexadecimal digits in lower case")
+
+
+def file_kind(data: bytes) -> str | None:
+    """Return jpeg, png, gif, webp, bmp, tiff or mp4 by the first bytes of a file, None for another."""
+    return next((kind for kind, beginning in _BEGINNINGS.items() if beginning.match(data)), None)
 
 
 class _Refused(ValueError):
@@ -117,8 +135,13 @@ def _opened(source: str | bytes) -> Iterator[tuple[IO[bytes], Image]]:
 def _regular_file(source: str | bytes) -> IO[bytes]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    try:
+        mode = os.stat(source).st_mode
+    except FileNotFoundError:
+        raise _Refused(
+            f"the picture {excerpt(source)} does not exist (relative paths are looked up in the working directory)"
+        ) from None
     # A pipe would be waited for without end.
-    mode = _stat(source).st_mode
     if stat.S_ISDIR(mode):
         raise _Refused(f"{excerpt(source)} is a folder; let `r1reward data convert` take the frames of videos")
     if not stat.S_ISREG(mode):
@@ -126,18 +149,20 @@ def _regular_file(source: str | bytes) -> IO[bytes]:
     return open(source, "rb")
 
 
-def _stat(path: str) -> os.stat_result:
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        raise _Refused(
-            f"the picture {excerpt(path)} does not exist (relative paths are looked up in the working directory)"
-        ) from None
+def check_sides(size: tuple[int, int]) -> None:
+    """Raise ValueError for a picture whose sides differ so much that Qwen's processors refuse it, and verl fails."""
+    if max(size) > MAX_SIDES * min(size):
+        raise ValueError(
+            f"a picture of {size[0]:,} x {size[1]:,} pixels, one side more than {MAX_SIDES} times the other, which "
+            "Qwen's processors refuse in training"
+        )
 
 
-def check_picture(source: str | bytes) -> str:
-    """Return the sha256 of a picture file (path or content) after a look at its header (see `look_at`)."""
-    return look_at(source)[0]
+def check_training_picture(source: str | bytes) -> str:
+    """Return the sha256 of a picture that can be trained on (see `look_at` and `check_sides`)."""
+    sha256, size = look_at(source)
+    check_sides(size)
+    return sha256
 
 
 def look_at(source: str | bytes) -> tuple[str, tuple[int, int]]:
@@ -198,7 +223,7 @@ def video_frames(source: str | bytes, count: int) -> Iterator[bytes]:
 
     name = f"{len(source):,} bytes" if isinstance(source, bytes) else excerpt(source)
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
-    found = 0
+    frames = 0
     try:
         with _regular_file(source) as file:
             # Not every container says how many frames it has: packets are counted, which decodes nothing.
@@ -219,13 +244,13 @@ def video_frames(source: str | bytes, count: int) -> Iterator[bytes]:
                         buffer = io.BytesIO()
                         image: Any = frame.to_image()
                         image.save(buffer, "JPEG", quality=95)
-                        found += 1
+                        frames += 1
                         yield buffer.getvalue()
     except _Refused:
         raise
     except Exception as error:  # PyAV's are of many classes
         raise ValueError(f"not a video that can be read ({name}: {error or type(error).__name__})") from error
-    if not found:
+    if not frames:
         raise ValueError(f"a video without frames ({name})")
 
 
@@ -242,24 +267,28 @@ def resolve(root: str, path: str) -> str:
 
     Args:
         root: folder without symlinks in its own path (`os.path.realpath`).
-        path: relative to `root`. Of an absolute one that does not lie in `root`, as an author's own machine left it
-            in the data, the longest end that exists below `root` counts, at the least its last name.
+        path: relative to `root`. Of an absolute path of the author's machine the longest end that exists below
+            `root` counts, at the least the file name. The same holds for pictures of COCO, whose names are unique;
+            one of 2014 may also be in the folder that its name tells (`train2014`).
 
     Raises:
         ValueError: nothing is there, or `..` or a symlink leads out of `root`.
     """
+    if os.path.isabs(path) and _below(root, path) and os.path.exists(path):
+        return path
     ends = [path]
-    if os.path.isabs(path):
-        parts = [part for part in path.split("/") if part not in ("", ".")]
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    coco = _COCO.fullmatch(parts[-1]) if parts else None
+    if os.path.isabs(path) or coco:
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
-        if _below(root, path) and os.path.exists(path):
-            return path
+    if coco and coco[1]:
+        ends.append(f"{coco[1]}/{parts[-1]}")
     for end in ends:
-        found = os.path.join(root, end)
-        if not _below(root, found):
+        file = os.path.join(root, end)
+        if not _below(root, file):
             raise ValueError(f"{excerpt(path)} leads out of the media root {root!r}")
-        if os.path.exists(found):
-            return found
+        if os.path.exists(file):
+            return file
     raise ValueError(f"no file {excerpt(path)} below the media root {root!r}")
 
 
@@ -401,7 +430,7 @@ def thumbnail(image: Any, side: int, root: str | None = None) -> bytes:
         root: folder of relative paths, without symlinks in its own path; None for the working directory.
 
     Raises:
-        OSError, ValueError: as `resolve`, `check_picture` and `load_image`.
+        OSError, ValueError: as `resolve` and `load_image`.
     """
     source = image_source(image)
     if isinstance(source, str) and source.startswith("data:"):
@@ -410,8 +439,6 @@ def thumbnail(image: Any, side: int, root: str | None = None) -> bytes:
         source = source.removeprefix("file://")
         if root is not None and not os.path.isabs(source):
             source = resolve(root, source)
-    if isinstance(source, str | bytes):
-        check_picture(source)
     copy = load_image(source).convert("RGB")
     copy.thumbnail((side, side))
     files = []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # matplotlib is imported inside the functions: it takes a second, and modules that draw are imported without drawing.
 
 INK, PALE, CHANCE = "#24292f", "#57606a", "#cf222e"
-COLOURS = ("#1f6feb", "#9aa5b1", "#1a7f37", "#bf8700", "#8250df", "#cf222e")
+COLOURS = ("#1f6feb", "#9aa5b1", "#1a7f37", "#bf8700", "#8250df", "#cf222e", "#0a7c86", "#d4569a")
 """Colours of the sets in a plot, in this order."""
 
 Interval = tuple[float, float]
@@ -124,7 +124,7 @@ def draw_bars(
     Args:
         axes: to draw into.
         names: of the groups.
-        sets: for each set the share of each group; None leaves a gap.
+        sets: for each set the share of each group; a dash is written for None.
         intervals: for each set the interval of each group, drawn as a whisker; None for no whisker.
         across: whether the bars lie, which leaves room for long names.
     """
@@ -137,7 +137,17 @@ def draw_bars(
         heights = [share or 0 for share in shares]
         (axes.barh if across else axes.bar)(at, heights, width * 0.92, color=colour(place))
         for x, share, interval in zip(at, shares, intervals[place] if intervals else [None] * len(names), strict=True):
-            if share is None:
+            if share is None:  # a gap would look like 0
+                axes.annotate(
+                    "–",
+                    (0, x) if across else (x, 0),
+                    xytext=(6, 0) if across else (0, 6),
+                    textcoords="offset points",
+                    color=colour(place),
+                    ha="center",
+                    va="center",
+                    fontsize=14,
+                )
                 continue
             low, high = interval or (share, share)
             if interval:

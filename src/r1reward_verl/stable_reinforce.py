@@ -6,15 +6,13 @@ Source: arXiv 2505.02835 (Pre-CLIP, advantage filter) and, where an option says 
 import functools
 import math
 from collections.abc import Iterator
-from numbers import Real
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Bounds = Literal["paper", "reference"]
+from r1reward_verl.estimator_options import SIGMA, Bounds, Filter, check_options
 
-SIGMA = 3.0
 CLIP_RATIO = 0.2
 LOG_RATIO_LOW = math.log(1e-3)
 LOG_RATIO_HIGH = math.log(1e3)
@@ -30,6 +28,7 @@ class FilterStatistics(NamedTuple):
     samples: float
     filtered_tokens: float
     filtered_samples: float
+    filtered_below: float
     max_abs_z: float
 
 
@@ -78,9 +77,15 @@ def standardise(values: Tensor, mask: Tensor, pivot: float, mean: float, std: fl
 
 
 def filter_advantages(
-    advantages: Tensor, mask: Tensor, sigma: float = SIGMA, *, bounds: Bounds = "paper", raw_mean: float = 0.0
+    advantages: Tensor,
+    mask: Tensor,
+    sigma: float = SIGMA,
+    *,
+    bounds: Bounds = "paper",
+    raw_mean: float = 0.0,
+    filter: Filter = "drop",
 ) -> Tensor:
-    """Set outlying standardised advantages to zero: the advantage filter.
+    """Treat outlying standardised advantages: the advantage filter.
 
     Args:
         advantages: standardised advantages z, shape (batch, tokens).
@@ -89,18 +94,21 @@ def filter_advantages(
         bounds: "paper" keeps |z| <= sigma. "reference" keeps what the reference code keeps: z within sigma of
             `raw_mean`, and of those only |z| <= 10.
         raw_mean: mean of the advantages before they were standardised; used with "reference" only.
+        filter: what becomes of outliers: "drop" (paper) sets them to zero, "clip" to the nearer bound, "none" keeps.
 
     Returns:
-        Shape and dtype of `advantages`, zero at masked tokens. NaN at a valid token stays NaN with "paper" and
-        becomes zero with "reference". Options outside their range raise ValueError.
+        Shape and dtype of `advantages`, zero at masked tokens. NaN at a valid token becomes zero with "reference" and
+        "drop", and stays NaN otherwise. Options outside their range raise ValueError.
     """
-    check_options(sigma, bounds)
-    if bounds == "paper":
-        kept = ~(advantages.abs() > sigma)
-    else:
+    check_options(sigma, bounds, filter=filter)
+    low, high = -sigma, sigma
+    if bounds == "reference":
         low, high = max(raw_mean - sigma, -REFERENCE_LIMIT), min(raw_mean + sigma, REFERENCE_LIMIT)
-        kept = (advantages >= low) & (advantages <= high)
-    return torch.where(kept & mask.bool(), advantages, 0.0)
+    kept = (advantages >= low) & (advantages <= high)
+    if bounds == "paper":
+        kept |= advantages.isnan()
+    outliers = {"drop": 0.0, "clip": advantages.clamp(low, high), "none": advantages}[filter]
+    return torch.where(mask.bool(), torch.where(kept, advantages, outliers), 0.0)
 
 
 def stable_reinforce_advantage(
@@ -111,41 +119,48 @@ def stable_reinforce_advantage(
     sigma: float = SIGMA,
     bounds: Bounds = "paper",
     renormalise: bool = False,
+    filter: Filter = "drop",
+    deviation_floor: float = 0.0,
 ) -> tuple[Tensor, Tensor, FilterStatistics]:
     """Discounted returns, standardised over all valid tokens of the batch and filtered.
 
     Rewards (any real dtype) and mask have the shape (batch, tokens), `gamma` is a discount in [0, 1], `renormalise`
-    standardises the kept advantages among themselves. Equal returns or a single valid token give zero advantages.
+    standardises the kept advantages among themselves. The returns are divided by their standard deviation, or by
+    `deviation_floor` where that is larger. Equal returns or a single valid token give zero advantages.
 
     Returns:
         advantages and returns, both (batch, tokens), zero at masked tokens, float64 for float64 rewards and float32
-        otherwise; and what the filter did: a sample counts as filtered when all its valid tokens are. Shapes that
-        differ and options outside their range raise ValueError.
+        otherwise; and what the filter did: a sample counts as filtered when all its valid tokens are (dropped or
+        clipped), and as below when its advantage is negative. Shapes that differ and options outside their range raise
+        ValueError.
     """
     shape, of_mask = tuple(token_level_rewards.shape), tuple(response_mask.shape)
     if len(shape) != 2 or shape != of_mask:
         raise ValueError(f"token_level_rewards {shape}, response_mask {of_mask}: not the same shape (batch, tokens)")
-    check_options(sigma, bounds, renormalise, gamma)
+    check_options(sigma, bounds, renormalise, gamma, filter, deviation_floor)
     valid = response_mask.bool()
     with torch.no_grad():
         returns = discounted_returns(token_level_rewards, valid, gamma)
         pivot, mean, std = moments(returns, valid)
+        std = max(std, deviation_floor)
         rows: list[tuple[Tensor, ...]] = []
         peak = 0.0
         for block, mask in _row_blocks(returns, valid):
             z = standardise(block, mask, pivot, mean, std)
-            left = filter_advantages(z, mask, sigma, bounds=bounds, raw_mean=pivot + mean)
+            left = filter_advantages(z, mask, sigma, bounds=bounds, raw_mean=pivot + mean, filter=filter)
             kept = mask & (left == z)
-            rows.append((left, kept, _count(mask), _count(kept)))
+            rows.append((left, kept, _count(mask), _count(kept), z.sum(-1) < 0.0))
             peak = max(z.abs().max().item() if z.numel() else 0.0, peak)  # NaN first: it stays
-        advantages, kept, tokens, tokens_kept = map(torch.cat, zip(*rows, strict=True))
+        advantages, kept, tokens, tokens_kept, below = map(torch.cat, zip(*rows, strict=True))
         if renormalise:
             advantages = standardise(advantages, kept, *moments(advantages, kept))
+        filtered = (tokens > 0) & (tokens_kept == 0)
         statistics = FilterStatistics(
             tokens=float(tokens.sum()),
             samples=float((tokens > 0).sum()),
             filtered_tokens=float((tokens - tokens_kept).sum()),
-            filtered_samples=float(((tokens > 0) & (tokens_kept == 0)).sum()),
+            filtered_samples=float(filtered.sum()),
+            filtered_below=float((filtered & below).sum()),
             max_abs_z=peak,
         )
     return advantages, returns, statistics
@@ -173,12 +188,13 @@ def stable_reinforce_loss(
     clip_ratio_high: float = CLIP_RATIO,
     log_ratio_low: float = LOG_RATIO_LOW,
     log_ratio_high: float = LOG_RATIO_HIGH,
+    clip_ratio_c: float | None = None,
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's clipped objective on the pre-clipped ratio, for each token.
 
     It is -min(ratio * A, clip(ratio, 1 - clip_ratio_low, 1 + clip_ratio_high) * A); the paper's objective is its mean
-    over valid tokens.
+    over valid tokens. `clip_ratio_c`, above 1, bounds the ratio at negative A (dual clip, arXiv 1912.09729).
 
     All tensors have the shape (batch, tokens). `log_prob` carries the gradient, `advantages` are not differentiated,
     `rollout_is_weights` (importance weights of the rollout) are multiplied into the loss. What the inputs hold where
@@ -196,7 +212,7 @@ def stable_reinforce_loss(
     advantages = torch.where(valid, advantages.detach().to(dtype), 0.0)
     ratio = log_ratio.exp()
     # min(ratio * A, clip(ratio) * A): only the upper bound matters for A >= 0, only the lower one for A < 0.
-    low, high = ratio.clamp(min=1.0 - clip_ratio_low), ratio.clamp(max=1.0 + clip_ratio_high)
+    low, high = ratio.clamp(1.0 - clip_ratio_low, clip_ratio_c), ratio.clamp(max=1.0 + clip_ratio_high)
     bounded = torch.where(advantages < 0.0, low, high)
     losses = -advantages * bounded
     if rollout_is_weights is not None:
@@ -213,22 +229,6 @@ def stable_reinforce_loss(
             "nan_log_ratio": torch.count_nonzero(log_ratio.isnan()),
         }
     return losses, {name: value / count for name, value in metrics.items()}
-
-
-def check_options(sigma: float, bounds: str, renormalise: bool = False, gamma: float = 1.0) -> None:
-    """Raise ValueError, naming the verl option, for an option of the estimator outside its range."""
-    for name, value, fits, needed in (
-        ("gamma", gamma, _is_number(gamma) and 0.0 <= gamma <= 1.0, "a number from 0 to 1"),
-        ("stable_reinforce.sigma", sigma, _is_number(sigma) and sigma > 0.0, f"a number above 0 (paper: {SIGMA})"),
-        ("stable_reinforce.bounds", bounds, bounds in get_args(Bounds), f"one of {', '.join(get_args(Bounds))}"),
-        ("stable_reinforce.renormalise", renormalise, isinstance(renormalise, bool), "true or false"),
-    ):
-        if not fits:
-            raise ValueError(f"algorithm.{name}={value!r}: must be {needed}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

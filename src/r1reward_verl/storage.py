@@ -1,4 +1,4 @@
-"""What is written: append-only logs, files that are there whole or not at all, rejects, and who may write them."""
+"""Writing: append-only logs, files that are written whole or not at all, rejects, and locks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _GROUP_ROWS = 5_000
 _GROUP_BYTES = 16 << 20
-_ROW_SHOWN = 1 << 16
-_TEXT_SHOWN = 4_000
+_LONGEST_ROW = 1 << 16
+_LONGEST_TEXT = 4_000
 _PIECE = 1 << 20
 
 
@@ -32,14 +32,13 @@ class LockedError(R1RewardError):
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep others from writing a file or folder, and what belongs to it, until the block ends.
+    """Keep other processes and threads from writing a file or folder until the block ends.
 
-    The lock is the system's (`flock`), on `.NAME.lock` beside the output: it ends with the process that holds it,
-    however that ends, so that a lock file which was left behind locks nothing. It holds between threads, too. The
-    folder of the output is made if it is not there.
+    The lock is the system's (`flock`), on `.NAME.lock` beside the output. It ends with the process that holds it, so
+    that a file which a killed process left behind locks nothing. The folder of the output is made if it is missing.
 
     Raises:
-        LockedError: somebody else writes there; the message names who, as far as that is known.
+        LockedError: another process or thread writes there; the message names the process.
         OSError: the folder cannot be written.
     """
     place = Path(os.path.realpath(path))
@@ -51,7 +50,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
-        # Before it is released: who has waited for this file sees that it is not the one of that name any more.
+        # Before the release, so that a process which has opened this file sees that its name belongs to another one.
         file.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -78,9 +77,17 @@ def _lock(file: Path, path: str | os.PathLike[str]) -> int:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old one or the new one, never a part."""
+    with whole_file(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    """Yield a text file that gets its name at the end; after an error it is deleted, and an earlier one stays."""
     part = path.with_name(f"{path.name}.partial")
     try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -88,18 +95,28 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder` that takes its name and place at the end; after an error it is deleted.
+    """Yield a new folder that replaces `folder` at the end; after an error it is deleted.
 
-    Whatever else stands beside it is left alone. The caller holds the lock of `folder` (see `locked`).
+    What a killed process left is removed, or restored if it was the old folder. The caller holds the lock of `folder`
+    (see `locked`).
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
-        partial = Path(work, "new")
-        partial.mkdir()
-        yield partial
+    work = folder.with_name(f".{folder.name}.partial")
+    new, old = work / "new", work / "old"
+
+    def clean_up() -> None:
+        if old.exists() and not folder.exists():  # an error, or a kill, between the two renames
+            old.rename(folder)
+        shutil.rmtree(work, ignore_errors=True)
+
+    clean_up()  # after a process that was killed
+    new.mkdir(parents=True)
+    try:
+        yield new
         if folder.exists():
-            folder.rename(Path(work, "old"))
-        partial.rename(folder)
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        clean_up()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -117,10 +134,10 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 class AppendFile:
-    """A file of lines that only grows, opened by one process at a time; made if it is not there.
+    """A file of lines that only grows, opened by one process at a time; made if it is missing.
 
-    What is appended is written with one system call, so that a killed process leaves at most a last line without its
-    end, which `lines` does not count and `cut` removes.
+    Lines are appended with one system call, so that a killed process leaves at most a last line without its end, which
+    `lines` does not count and `cut` removes.
 
     Attributes:
         size: bytes up to the end of the last whole line, as far as `lines` has come.
@@ -278,9 +295,9 @@ class Rejects:
             self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
         raw = shortened(raw)
         text = json.dumps(raw, ensure_ascii=False)
-        if len(text) > _ROW_SHOWN:
-            raw = f"{text[:_ROW_SHOWN]}… ({len(text) - _ROW_SHOWN:,} more characters)"
-        record = {"file": file, "line": line, "reason": reason[:_TEXT_SHOWN], "row": raw}
+        if len(text) > _LONGEST_ROW:
+            raw = f"{text[:_LONGEST_ROW]}… ({len(text) - _LONGEST_ROW:,} more characters)"
+        record = {"file": file, "line": line, "reason": reason[:_LONGEST_TEXT], "row": raw}
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
@@ -292,8 +309,8 @@ class Rejects:
 def shortened(value: Any, depth: int = 8) -> Any:
     """Return a value as JSON can hold it: long texts and lists cut, bytes named by their length and beginning."""
     if isinstance(value, str):
-        left = len(value) - _TEXT_SHOWN
-        return value if left <= 0 else f"{value[:_TEXT_SHOWN]}… ({left:,} more characters)"
+        left = len(value) - _LONGEST_TEXT
+        return value if left <= 0 else f"{value[:_LONGEST_TEXT]}… ({left:,} more characters)"
     if isinstance(value, bytes):
         return f"{len(value):,} bytes: {value[:16].hex(' ')}{'…' * (len(value) > 16)}"
     if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**64):
@@ -301,7 +318,7 @@ def shortened(value: Any, depth: int = 8) -> Any:
     if isinstance(value, float) and abs(value) < float("inf"):
         return value
     if isinstance(value, Mapping) and depth:
-        return {str(key)[:_TEXT_SHOWN]: shortened(one, depth - 1) for key, one in [*value.items()][:100]}
+        return {str(key)[:_LONGEST_TEXT]: shortened(one, depth - 1) for key, one in [*value.items()][:100]}
     if isinstance(value, list | tuple) and depth:
         more = [f"… ({len(value) - 100:,} more)"] * (len(value) > 100)
         return [*(shortened(one, depth - 1) for one in value[:100]), *more]

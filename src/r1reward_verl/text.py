@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 _REPR = reprlib.Repr()
@@ -17,6 +18,12 @@ def excerpt(value: Any) -> str:
 def printable(text: str) -> str:
     """Return a text on one line: characters that are not printable become blanks, several blanks one."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines in columns, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
 def valid_utf8(text: str) -> str:

@@ -130,6 +130,8 @@ def test_category_run_and_text_narrow_it_further_and_the_counts_follow(page):
 def test_the_page_is_as_wide_as_the_window(page, width):
     script = "page.frameElement.width = data; return page.document.documentElement.scrollWidth - page.innerWidth;"
     assert page.run(script, width) <= 0
+    plots = page.run("return [...page.document.querySelectorAll('.plot')].map((one) => one.offsetWidth)")
+    assert min(plots) >= 600, "a plot scrolls sideways rather than shrink beyond reading"
     page.run("page.frameElement.width = 1200")
 
 

@@ -8,6 +8,11 @@ import pytest
 from runs import first_log, logged_steps, start_demo, training_processes
 
 from r1reward_verl.toy.build import Sizes, build
+from r1reward_verl.toy.demo import Demo, DemoSettings
+from r1reward_verl.toy.model import ModelName
+
+COLD_START = 8
+"""Steps after which the loss has fallen; judgements are hardly well-formed then."""
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +49,24 @@ def tiny_judge(tmp_path_factory) -> Path:
     """The folder of a tiny judge model, trained once for all tests (two minutes)."""
     sizes = Sizes(preferences=8, val_pairs=2, test_pairs=2)
     return build(tmp_path_factory.mktemp("judge") / "world", sizes, judge=True) / "judge"
+
+
+def cold_start(out: Path, model: ModelName) -> Demo:
+    """A demo of another model, as far as the evaluation of its cold start: it loads, learns and judges."""
+    demo = Demo(out, DemoSettings(model=model, sft_steps=COLD_START, rl_steps=1, test_pairs=4, samples=1), None)
+    demo._build_toy()
+    demo._annotate()
+    demo._select()
+    demo._sft()
+    demo._evaluate("sft")
+    return demo
+
+
+@pytest.fixture(scope="session")
+def qwen3_vl(tmp_path_factory) -> Demo:
+    return cold_start(tmp_path_factory.mktemp("qwen3-vl") / "demo", "qwen3-vl")
+
+
+@pytest.fixture(scope="session")
+def qwen3(tmp_path_factory) -> Demo:
+    return cold_start(tmp_path_factory.mktemp("qwen3") / "demo", "qwen3")

@@ -2,10 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+JUDGE_KEY = "sk-not-for-any-log"
+_GROUPS = ("+recipe=", "+reward_model=", "judge=")
 
 
 def first_log(out: Path) -> Path:
@@ -48,6 +56,42 @@ def training_processes(out: Path) -> list[int]:
     return found
 
 
+@contextmanager
+def served(model: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`vllm serve` of a judge in processes of its own."""
+    command = [sys.executable, "-m", "r1reward_verl.cpu.serve", str(model), "--served-model-name", "judge"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
+    command += ["--max-model-len", "2048", "--limit-mm-per-prompt", '{"image": 0, "video": 0}']
+    with open(log, "ab") as file:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_API_KEY": JUDGE_KEY},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()[-3000:]
+                assert time.monotonic() < deadline, "the server did not come up in 5 minutes"
+                time.sleep(0.5)
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End the server and its engine at once."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 class Training:
     """`main_ppo` on the toy world of a demo, from its cold start, in batches of 32; one attempt after the other.
 
@@ -61,8 +105,9 @@ class Training:
         self.out = out
         self.attempts = 0
         self.command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", "+recipe=r1_reward"),
-            *(override for override in overrides if override.startswith("judge=")),
+            *(sys.executable, "-m", "verl.trainer.main_ppo"),
+            *([] if any(override.startswith("+recipe=") for override in overrides) else ["+recipe=r1_reward"]),
+            *(override for override in overrides if override.startswith(_GROUPS)),
             "+hardware=cpu",
             f"data.train_files={demo / 'selected/rl.parquet'}",
             f"data.val_files={demo / 'toy/val.parquet'}",
@@ -80,7 +125,7 @@ class Training:
             f"trainer.default_local_dir={out / 'checkpoints'}",
             f"trainer.rollout_data_dir={out / 'rollouts'}",
             *("hydra.run.dir=.", "hydra.output_subdir=null"),
-            *(override for override in overrides if not override.startswith("judge=")),
+            *(override for override in overrides if not override.startswith(_GROUPS)),
         ]
 
     @property
@@ -111,6 +156,18 @@ class Training:
             return process.wait(timeout=900)
         finally:
             process.kill()
+
+    def processes(self) -> dict[int, str]:
+        """Return the processes of the latest attempt with their command lines: they inherit where its metrics go."""
+        mark, found = f"VERL_FILE_LOGGER_PATH={self.out / f'metrics-{self.attempts}.jsonl'}".encode(), {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    found[int(process.name)] = command.strip()
+            except OSError:
+                continue  # it has ended, or is another user's
+        return {pid: command for pid, command in found.items() if command}  # one without has ended, too
 
     def rollouts(self, step: int) -> list[dict[str, Any]]:
         """The judgements of a step as verl dumps them."""

@@ -35,7 +35,7 @@ def toy_rows(benchmark, media):
         files = [path / f"c01_{frame:04}.jpeg" for frame in range(1, FRAMES + 1)] if "video" in row else [path]
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(world.png(pair))
+            file.write_bytes(world.scene_png(pair))
     return rows
 
 

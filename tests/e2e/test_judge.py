@@ -3,24 +3,18 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from collections import Counter
-from contextlib import contextmanager
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from runs import Training
+from cluster import on_cluster, ray_cluster
+from runs import JUDGE_KEY, Training, kill, served
 
 from factories import free_port
 from judge_attacks import ATTACKS
 from r1reward_verl.rewards.judges.model import ModelJudge
 from r1reward_verl.rewards.scorer import Scorer
-
-KEY = "sk-not-for-any-log"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -41,21 +35,54 @@ def check_rewards_are_the_judges(training: Training, steps: range) -> None:
     assert all(training.metrics[step]["judge/latency_s/p95"] > 0 for step in steps)
 
 
-def test_pool(demo, tiny_judge, tmp_path):
-    """A second vLLM on its own logical GPU; judgements are judged while others are being written."""
-    training = Training(
-        demo,
-        tmp_path / "pool",
-        "judge=pool",
-        f"reward.reward_model.model_path={tiny_judge}",
-        "trainer.total_training_steps=2",
-        "trainer.save_freq=-1",
-        "trainer.val_before_train=false",
-        "trainer.test_freq=-1",
-    )
-    assert training.run() == 0, training.log[-3000:]
+def test_pool_on_two_nodes(demo, tiny_judge, tmp_path, monkeypatch):
+    """A second vLLM on a node of its own; judgements are judged while others are being written.
+
+    Each node has one logical GPU, so policy and judge are on different ones. Both nodes are started in folders of
+    their own, and the driver's paths are relative: nothing is written but where the driver runs.
+    """
+    monkeypatch.chdir(tmp_path)
+    with ray_cluster(tmp_path / "cluster", {"head": {}, "worker": {}}) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / "pool").mkdir()
+        for name in ("selected", "sft"):
+            (tmp_path / "pool" / name).symlink_to(demo / name)
+        training = Training(
+            demo,
+            tmp_path / "pool",
+            "judge=pool",
+            f"reward.reward_model.model_path={tiny_judge}",
+            *on_cluster(environment),
+            "data.train_files=selected/rl.parquet",
+            "actor_rollout_ref.model.path=sft/global_step_60/huggingface",
+            "trainer.default_local_dir=checkpoints",
+            "trainer.rollout_data_dir=rollouts",
+            "trainer.logger=[console,file,tensorboard]",
+            "trainer.total_training_steps=2",
+            "trainer.save_freq=2",
+            "trainer.val_before_train=false",
+            "trainer.test_freq=-1",
+        )
+        assert training.run() == 0, training.log[-3000:]
     check_rewards_are_the_judges(training, range(1, 3))
     assert "timing_s/reward" not in training.metrics[1]  # there is no stage of its own to wait for
+    assert (training.out / "checkpoints/latest_checkpointed_iteration.txt").read_text() == "2"
+    assert list((training.out / "tensorboard_log").rglob("events.*"))
+    assert [list((tmp_path / "cluster" / node).iterdir()) for node in ("head", "worker")] == [[], []]
+
+
+def test_a_node_without_the_plugin_ends_the_run_before_training(demo, tmp_path, monkeypatch):
+    nodes = {"head": {}, "worker": {"VERL_USE_EXTERNAL_PLUGINS": "none"}}
+    with ray_cluster(tmp_path / "cluster", nodes) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        training = Training(demo, tmp_path / "without", "judge=none", *on_cluster(environment))
+        assert training.run() == 1, training.log[-3000:]
+    assert "1 problem in this configuration; nothing was started" in training.log
+    assert "- node worker (host " in training.log
+    assert "VERL_USE_EXTERNAL_PLUGINS is 'none', which keeps verl from loading r1reward_verl" in training.log
+    assert "Traceback" not in training.log
 
 
 def test_colocated(demo, tiny_judge, tmp_path):
@@ -77,42 +104,6 @@ def test_colocated(demo, tiny_judge, tmp_path):
     assert "val-aux/r1reward_toy/consistency/mean@1" in training.metrics[1]
 
 
-@contextmanager
-def served(model: Path, port: int, log: Path):
-    """`vllm serve` in a process of its own."""
-    command = [sys.executable, "-m", "r1reward_verl.cpu.serve", str(model), "--served-model-name", "judge"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
-    command += ["--max-model-len", "2048", "--limit-mm-per-prompt", '{"image": 0, "video": 0}']
-    with open(log, "ab") as file:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_API_KEY": KEY},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()[-3000:]
-                assert time.monotonic() < deadline, "the server did not come up in 5 minutes"
-                time.sleep(0.5)
-        yield process
-    finally:
-        kill(process)
-
-
-def kill(process: subprocess.Popen) -> None:
-    """End the server and its engine at once."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 async def attacked(url: str, **options) -> list[float]:
     judge = ModelJudge([url], **options)
     try:
@@ -123,9 +114,31 @@ async def attacked(url: str, **options) -> list[float]:
     return [opinion.consistency for opinion in opinions]
 
 
+def killed_in_its_first_step(training: Training, victim: str) -> None:
+    """Kill a part of a training while its first step is computed: it ends, and nothing of it lives on."""
+    process = training.start()
+    try:
+        deadline = time.monotonic() + 600
+        while "Training Progress" not in training.log:
+            assert process.poll() is None, training.log[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.kill(next(pid for pid, title in training.processes().items() if victim in title), signal.SIGKILL)
+        assert process.wait(timeout=300) != 0
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 60
+    while alive := training.processes():
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.2)
+
+
 def test_endpoint_that_dies_and_comes_back(demo, tiny_judge, tmp_path, monkeypatch):
-    """Texts that demand a 1 do not get it; a dead judge stops the run before it trains on guesses; then it goes on."""
-    monkeypatch.setenv("R1REWARD_JUDGE_API_KEY", KEY)
+    """Texts that demand a 1 do not get it; a dead judge stops the run before it trains on guesses; then it goes on.
+
+    Its rollout server is killed then, too, and it goes on once more.
+    """
+    monkeypatch.setenv("R1REWARD_JUDGE_API_KEY", JUDGE_KEY)
     port, log = free_port(), tmp_path / "serve.log"
     url = f"http://127.0.0.1:{port}/v1"
     pairs = pq.read_table(demo / "selected/rl.parquet").slice(0, 128)
@@ -170,6 +183,7 @@ def test_endpoint_that_dies_and_comes_back(demo, tiny_judge, tmp_path, monkeypat
     assert (training.out / "checkpoints/latest_checkpointed_iteration.txt").read_text() == str(done)
 
     with served(tiny_judge, port, log):
+        killed_in_its_first_step(training, "ray::vLLMHttpServer")
         assert training.run() == 0, training.log[-3000:]
     assert sorted(training.metrics) == list(range(done + 1, 5))
     check_rewards_are_the_judges(training, range(done + 1, 5))
@@ -178,4 +192,4 @@ def test_endpoint_that_dies_and_comes_back(demo, tiny_judge, tmp_path, monkeypat
     prompts = (row["prompt"][0]["content"].removeprefix("<image>") for row in pairs.to_pylist())
     assert seen == Counter(f"user\n{prompt}\nassistant\n" for prompt in prompts)
     for file in training.out.rglob("*"):
-        assert not file.is_file() or KEY.encode() not in file.read_bytes(), f"the key is in {file}"
+        assert not file.is_file() or JUDGE_KEY.encode() not in file.read_bytes(), f"the key is in {file}"

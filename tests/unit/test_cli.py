@@ -17,8 +17,12 @@ from r1reward_verl.cli import main
 COMMANDS = {
     "data": ["annotate", "check", "convert", "merge", "report", "select"],
     "demo": [],
+    "demo-policy": [],
     "doctor": [],
-    "eval": ["compare", "report", "rescore", "run"],
+    "eval": ["compare", "export", "report", "rescore", "run"],
+    "judge": [],
+    "rank": [],
+    "serve": [],
     "toy": ["build", "teacher"],
 }
 LINES = [f"{group} {name}".strip() for group, names in COMMANDS.items() for name in names or [""]]
@@ -45,7 +49,7 @@ def test_a_group_lists_its_commands(group: str, names: list[str], capsys: pytest
     alone = capsys.readouterr().out
     assert exit_code(f"{group} --help") == 0
     assert alone == capsys.readouterr().out
-    assert re.findall(r"^│ ([a-z]+)  +[A-Z`]", alone, re.MULTILINE) == names
+    assert re.findall(r"^│ ([a-z-]+)  +[A-Z`]", alone, re.MULTILINE) == names
 
 
 def test_version(capsys: pytest.CaptureFixture[str]):
@@ -90,11 +94,17 @@ def test_help_imports_nothing_heavy(line: str):
 
 
 def test_help_answers_at_once():
-    """Below 0.7 s of processor time; the machine may be busy."""
-    before = os.times()
-    subprocess.run([*CLI, "--help"], check=True, capture_output=True, timeout=60)
-    after = os.times()
-    assert after.children_user - before.children_user < 0.7
+    """The best of three beside the libraries that it loads: twice their processor time, on any machine."""
+
+    def seconds(*command: str) -> float:
+        before = os.times()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True, timeout=60)
+        after = os.times()
+        return after.children_user - before.children_user
+
+    libraries = "import aiohttp, jinja2, msgspec, pyarrow, rich.markdown, rich.traceback, typer.rich_utils"
+    pairs = [(seconds("-m", "r1reward_verl.cli", "--help"), seconds("-c", libraries)) for _ in range(3)]
+    assert min(pairs)[0] < 2 * min(libraries for _, libraries in pairs)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from factories import bomb, png
 from r1reward_verl import media
 from r1reward_verl.data.media_folder import MediaFolder, MediaSettler, NoMediaRoot
 from r1reward_verl.data.preference import Preference
-from r1reward_verl.media import Media, check_picture, frame_names, resolve, sampled, video_frames
+from r1reward_verl.media import Media, frame_names, look_at, resolve, sampled, video_frames
 
 
 def put(path, data=None):
@@ -38,6 +38,19 @@ def brightness(data):
     return np.asarray(Image.open(io.BytesIO(data))).mean()
 
 
+def test_sides_that_no_model_can_be_trained_on_are_refused(tmp_path):
+    settler = MediaSettler(tmp_path, None, 32, check=True)
+
+    def settle(size):
+        image = Media(data=png(size=size))
+        return settler.settle([Preference("1", "s", "c", "What?", "Yes.", "No.", 1, images=(image,))])
+
+    assert settle((2000, 10))
+    assert settle((10, 2000))
+    with pytest.raises(ValueError, match="2,001 x 10 pixels, one side more than 200 times the other"):
+        settle((2001, 10))
+
+
 # Paths
 
 
@@ -58,6 +71,22 @@ def test_an_authors_absolute_path_means_its_longest_end_that_is_there(tmp_path):
     assert resolve(str(tmp_path), str(longer)) == str(longer)
     with pytest.raises(ValueError, match="no file '/etc/passwd' below"):
         resolve(str(tmp_path), "/etc/passwd")
+
+
+def test_pictures_of_coco_are_found_in_whatever_folders_they_were_put(tmp_path):
+    names = ["COCO_train2014_000000000123.jpg", "000000000456.jpg"]
+    for picture in (tmp_path / "coco" / "train2014" / names[0], tmp_path / "coco" / "train2017" / names[1]):
+        picture.parent.mkdir(parents=True)
+        picture.touch()
+    for root in ("coco", "coco/train2014"):
+        for path in (f"./data/coco/{names[0]}", f"coco/train2014/{names[0]}", f"train2014/{names[0]}", names[0]):
+            found = resolve(os.path.realpath(tmp_path / root), path)
+            assert os.path.samefile(found, tmp_path / "coco" / "train2014" / names[0])
+    root = os.path.realpath(tmp_path / "coco" / "train2017")
+    assert os.path.exists(resolve(root, f"data/train2017/{names[1]}"))
+    for path in ("data/train2017/kite.jpg", f"../{names[1]}"):
+        with pytest.raises(ValueError, match=r"no file|leads out"):
+            resolve(root, path)
 
 
 def test_nothing_leads_out_of_the_root(tmp_path):
@@ -84,7 +113,7 @@ def test_nothing_leads_out_of_the_root(tmp_path):
 
 def test_a_picture_is_known_by_its_content(tmp_path):
     file = put(tmp_path / "a.png")
-    assert check_picture(str(file)) == check_picture(png()) == hashlib.sha256(png()).hexdigest()
+    assert look_at(str(file))[0] == look_at(png())[0] == hashlib.sha256(png()).hexdigest()
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -93,7 +122,7 @@ def test_bombs_are_refused_undecoded(tmp_path, monkeypatch, size):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)
     with pytest.raises(ValueError, match="more than 89,478,485 pixels"):
-        check_picture(str(put(tmp_path / "bomb.png", bomb(*size))))
+        look_at(str(put(tmp_path / "bomb.png", bomb(*size))))
 
 
 @pytest.mark.parametrize(
@@ -108,17 +137,17 @@ def test_bombs_are_refused_undecoded(tmp_path, monkeypatch, size):
 )
 def test_what_is_no_picture(tmp_path, data, reason):
     with pytest.raises(ValueError, match=reason):
-        check_picture(str(put(tmp_path / "x.png", data)))
+        look_at(str(put(tmp_path / "x.png", data)))
 
 
 def test_devices_pipes_folders_and_huge_files_are_not_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     for path in ("/dev/zero", str(tmp_path / "pipe.png"), str(tmp_path)):
         with pytest.raises(ValueError, match=r"is a folder|is a device"):
-            check_picture(path)
+            look_at(path)
     monkeypatch.setattr(media, "MAX_FILE", len(png()) - 1)
     with pytest.raises(ValueError, match="more than"):
-        check_picture(png())
+        look_at(png())
 
 
 # Videos
@@ -233,7 +262,7 @@ def test_videos_become_frames(tmp_path):
     file = settle(tmp_path, preference(video=(Media("v.mp4"),)), store=store)
     store.commit()
     assert len(file.video) == 4
-    assert all(check_picture(frame.path) == frame.sha256 for frame in file.video)
+    assert all(look_at(frame.path)[0] == frame.sha256 for frame in file.video)
     single = settle(tmp_path, preference(video=(Media(names[0]),)), store=store)
     assert [frame.path for frame in single.video] == [str(tmp_path / names[0])]
 

@@ -160,8 +160,18 @@ def test_special_tokens_at_the_end_are_no_text(reward_func, end):
     assert reward_func([PROMPT + CONSISTENT + end], [PROMPT], ["1"])["rewards"].item() == 2.0
 
 
-def test_special_tokens_elsewhere_are_text(reward_func):
-    assert reward_func([f"{PROMPT}<|im_end|>{CONSISTENT}<|im_end|>"], [PROMPT], ["1"])["rewards"].item() == 0.0
+@pytest.mark.parametrize(
+    "response",
+    [
+        f"<|im_end|>{CONSISTENT}",
+        CONSISTENT.replace("</think>", "</think><|im_start|>"),
+        f"{CONSISTENT}</s>",
+        f"{CONSISTENT}<end_of_turn>",
+        f"{CONSISTENT}<|im_start|>",
+    ],
+)
+def test_special_tokens_elsewhere_are_text(reward_func, response):
+    assert reward_func([f"{PROMPT}{response}<|im_end|>"], [PROMPT], ["1"])["rewards"].item() == 0.0
 
 
 def test_only_the_response_counts(reward_func):

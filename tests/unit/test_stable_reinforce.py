@@ -104,7 +104,7 @@ class TestAdvantage:
         z = 1.0 / math.sqrt(4.0 / 3.0 + 1e-8)
         assert returns.tolist() == [[2.0, 2.0], [0.0, 0.0]]
         assert_close(advantages, tensor([[z, z], [-z, -z]], dtype=torch.float64))
-        assert statistics == (4, 2, 0, 0, pytest.approx(z))
+        assert statistics == (4, 2, 0, 0, 0, pytest.approx(z))
 
     def test_long_responses_weigh_more_because_the_mean_is_over_tokens(self):
         # Valid returns 3, 3, 3, 0: mean 9/4, deviations 3/4 three times and -9/4, variance (27/16 + 81/16) / 3.
@@ -160,7 +160,7 @@ class TestAdvantage:
             torch.zeros(shape), torch.zeros(shape), gamma=gamma
         )
         assert advantages.shape == returns.shape == shape
-        assert statistics == (0, 0, 0, 0, 0)
+        assert statistics == (0, 0, 0, 0, 0, 0)
 
     def test_an_empty_response_among_others_changes_nothing(self):
         rewards, mask = outcome([2.0, 0.0, 1.0], tokens=2)
@@ -216,6 +216,10 @@ class TestAdvantage:
             ("sigma", True),
             ("bounds", "papre"),
             ("renormalise", 1),
+            ("filter", "drp"),
+            ("deviation_floor", -0.1),
+            ("deviation_floor", INF),
+            ("deviation_floor", True),
             ("gamma", 1.01),
             ("gamma", -0.1),
             ("gamma", NAN),
@@ -233,6 +237,32 @@ class TestFilter:
 
     def test_infinite_sigma_keeps_all(self):
         assert filter_advantages(tensor([[-50.0, 50.0]]), torch.ones(1, 2), INF).tolist() == [[-50.0, 50.0]]
+
+    def test_outliers_can_be_clipped_or_kept(self):
+        z = tensor([[-31.0, -3.0, 0.5, 4.0, 9.0, NAN]])
+        mask = tensor([[1, 1, 1, 1, 0, 1]])
+        assert filter_advantages(z, mask, 3.0, filter="clip")[0, :5].tolist() == [-3.0, -3.0, 0.5, 3.0, 0.0]
+        assert filter_advantages(z, mask, 3.0, filter="none")[0, :5].tolist() == [-31.0, -3.0, 0.5, 4.0, 0.0]
+        assert filter_advantages(z, mask, 3.0, filter="clip")[0, 5].isnan()
+        reference = filter_advantages(z, mask, 3.0, bounds="reference", raw_mean=-1.0, filter="clip")
+        assert reference[0, :5].tolist() == [-4.0, -3.0, 0.5, 2.0, 0.0]
+
+    def test_clipped_samples_count_as_filtered(self):
+        rewards, mask = outcome([2.0] * 19 + [0.5])
+        advantages, _, statistics = stable_reinforce_advantage(rewards, mask, filter="clip")
+        assert advantages[-1].tolist() == [-3.0]
+        assert (statistics.filtered_samples, statistics.filtered_below) == (1, 1)
+
+    def test_filtered_samples_are_counted_by_the_side_of_the_mean(self):
+        rewards, mask = outcome([1.0] * 50 + [9.0] + [-9.0] * 2)
+        _, _, statistics = stable_reinforce_advantage(rewards, mask)
+        assert (statistics.filtered_samples, statistics.filtered_below) == (3, 2)
+
+    def test_the_deviation_is_floored(self):
+        rewards, mask = outcome([1.0, 1.2])  # deviation 0.14
+        for floor, divisor in ((0.0, 0.02**0.5), (0.1, 0.02**0.5), (0.5, 0.5), (1.0, 1.0)):
+            advantages, _, _ = stable_reinforce_advantage(rewards, mask, deviation_floor=floor)
+            assert_close(advantages[:, 0].tolist(), [-0.1 / divisor, 0.1 / divisor], rtol=1e-5, atol=0.0)
 
     def test_masked_tokens_become_zero_and_nan_stays_visible(self):
         filtered = filter_advantages(tensor([[NAN, 1.0, NAN, INF]]), tensor([[0, 0, 1, 1]]))
@@ -391,6 +421,10 @@ class TestLoss:
         # A negative advantage: PPO's min leaves the ratio alone, Pre-CLIP stops it at 1e3.
         assert losses([50.0, 10000.0, INF], [-1.0] * 3) == pytest.approx([1e3] * 3)
         assert losses([-50.0, -10000.0, -INF], [1.0] * 3) == pytest.approx([-1e-3] * 3)
+
+    def test_the_dual_clip_bounds_the_ratio_where_the_advantage_is_negative(self):
+        log_ratio = [math.log(5.0), math.log(5.0), math.log(2.0), math.log(0.5)]
+        assert losses(log_ratio, [-1.0, 1.0, -1.0, -1.0], clip_ratio_c=3.0) == pytest.approx([3.0, -1.2, 2.0, 0.8])
 
     def test_pre_clip_bounds_are_ln_1e3_by_default(self):
         assert log_ratio_clipped(tensor([-20.0, 0.5, 20.0]), torch.zeros(3)).tolist() == pytest.approx(

@@ -25,8 +25,12 @@ app = command_group(
     {
         "data": "r1reward_verl.cli.data",
         "demo": "r1reward_verl.cli.demo",
+        "demo-policy": "r1reward_verl.cli.demo_policy",
         "doctor": "r1reward_verl.cli.doctor",
         "eval": "r1reward_verl.cli.eval",
+        "judge": "r1reward_verl.cli.judge",
+        "rank": "r1reward_verl.cli.rank",
+        "serve": "r1reward_verl.cli.serve",
         "toy": "r1reward_verl.cli.toy",
     },
 )

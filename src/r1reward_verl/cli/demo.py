@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from r1reward_verl.cli.groups import with_settings
-from r1reward_verl.storage import locked
 from r1reward_verl.toy.demo import Demo, DemoSettings
+from r1reward_verl.toy.stages import remove_demo
 
 app = typer.Typer()
 
@@ -26,8 +25,7 @@ def demo(
     ] = None,
 ) -> int:
     """Run everything on a toy world without a GPU: cold start, StableReinforce, evaluation and report."""
-    if fresh and (out / "settings.json").exists():
-        with locked(out):
-            shutil.rmtree(out)
+    if fresh:
+        remove_demo(out)
     Demo(out, settings, install_seconds).run()
     return 0

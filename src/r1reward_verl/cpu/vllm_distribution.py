@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 
-def install() -> None:
+def install_vllm_metadata() -> None:
     """Answer for the distribution "vllm" in this process from now on."""
     if _VllmMetadataFinder not in sys.meta_path:
         sys.meta_path.append(_VllmMetadataFinder)

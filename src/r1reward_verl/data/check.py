@@ -10,36 +10,34 @@ import json
 import os
 import time
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Annotated
+
+import msgspec
 
 from r1reward_verl.data.columns import column_faults
 from r1reward_verl.data.duplicates import digest
 from r1reward_verl.data.prompt_length import Limits, PromptLength, Size, limits_of
 from r1reward_verl.data.readers import read_rows
 from r1reward_verl.data.row_checks import WAYS_OUT, CheckedRow, MediaCheck, RowProblem, check_row
-from r1reward_verl.data.rows import (
-    KINDS,
-    Kind,
-    columns_of,
-    kind_of,
-    marks_of,
-    number_of_rows,
-)
+from r1reward_verl.data.rows import KINDS, MARKS, Kind, columns_of, kind_of, number_of_rows
 from r1reward_verl.data.statistics import uneven
+from r1reward_verl.progress import progress_bar
 from r1reward_verl.recipes import data_section
 from r1reward_verl.settings import Settings, setting
-from r1reward_verl.storage import locked
+from r1reward_verl.storage import locked, whole_file
 
 _THREADS = 8
-_AHEAD = 32  # rows whose pictures are looked at before their turn
+_TOGETHER = 16  # rows whose pictures are looked at at the same time
 _VALUE, _REASON = 32, 400  # characters of a value and of a reason in the table
 _RL, _SFT = data_section("r1_reward"), data_section("cold_start")
+_PIXELS = _RL["mm_processor_kwargs"]
 
 
 @dataclass
@@ -47,16 +45,11 @@ class CheckReport:
     """What a check found.
 
     Attributes:
-        file: that was checked.
-        kind: what it holds; None if its columns do not tell.
-        rows: that were looked at.
-        seconds: it took.
-        problems: how many of each kind.
-        shown: the first of each kind.
+        kind: what the file holds; None if its columns do not tell.
+        problems: number of problems of each kind; `shown` are the first of each.
         warnings: what is not wrong, but easily meant otherwise.
         labels: how often each response is the better one.
-        longest: tokens and number of the longest row, None if none was measured.
-        bound: tokens a row may have.
+        longest: tokens and number of the longest row, None if none was measured; `bound` is what a row may have.
     """
 
     file: str
@@ -112,34 +105,13 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _in_turn(rows: Iterable[CheckedRow], files: MediaCheck, pool: ThreadPoolExecutor) -> Iterator[CheckedRow]:
-    """Yield the rows in their order, their pictures looked at by the pool, a few rows ahead at most."""
-    waiting: deque[tuple[CheckedRow, Future[None] | None]] = deque()
-
-    def first() -> CheckedRow:
-        row, future = waiting.popleft()
-        if future is not None:
-            future.result()
-        return row
-
-    for row in rows:
-        if files.open_them and row.pictures:
-            waiting.append((row, pool.submit(files.look, row)))
-        else:
-            files.look(row)
-            waiting.append((row, None))
-        while waiting and (waiting[0][1] is None or len(waiting) > _AHEAD):
-            yield first()
-    while waiting:
-        yield first()
-
-
 class Checker:
-    """What is known so far: compares each row with those before it, measures it and counts what is wrong."""
+    """Compares each row with those before it, measures it and counts what is wrong."""
 
-    def __init__(self, result: CheckReport, limit: int, file: IO[str] | None, length: PromptLength | None) -> None:
-        self.result, self.limit, self.file, self.length = result, limit, file, length
-        self.contents: dict[bytes, int] = {}
+    def __init__(self, result: CheckReport, limit: int, file: IO[str] | None) -> None:
+        self.result, self.limit, self.file = result, limit, file
+        self.length: PromptLength | None = None
+        self.contents: dict[bytes, tuple[int, int | None, bool | None, int]] = {}
         self.ids: dict[bytes, int] = {}
         self.unmeasured = self.addresses = 0
 
@@ -165,16 +137,22 @@ class Checker:
             self.add(problem)
 
     def _compare(self, row: CheckedRow) -> None:
-        keys = [picture.found or picture.sha256 or str(picture.source) for picture in row.pictures]
-        here = row.number << 1 | bool(row.better_first)
+        keys = [picture.content or picture.sha256 or str(picture.source) for picture in row.pictures]
+        pair = hash(row.identity[:2]) if row.identity else -row.number
+        here = row.number, row.label, row.better_first, pair
         first = self.contents.setdefault(digest(*row.texts, *keys), here)
-        if first != here:
-            opposite = ", with the opposite label" if first & 1 != here & 1 else ""
-            row.wrong("duplicate", "", None, f"the same as row {first >> 1:,}{opposite}")
+        number, label, better_first, first_pair = first
+        # Validation rows stand there in both orders, under one id.
+        other_order = pair == first_pair and label != row.label and better_first == row.better_first is not None
+        if first is not here and not other_order:
+            swapped = better_first is not None and (label == row.label) != (better_first == row.better_first)
+            how = ", with the responses swapped" * swapped
+            how += ", with the opposite label" * (better_first != row.better_first)
+            row.add_problem("duplicate", "", None, f"the same as row {number:,}{how}")
         elif row.identity is not None:
-            first = self.ids.setdefault(digest(*row.identity), row.number)
-            if first != row.number:
-                row.wrong("id", "", row.identity[1], f"row {first:,} has this id, with another content")
+            earlier = self.ids.setdefault(digest(*row.identity), row.number)
+            if earlier != row.number:
+                row.add_problem("id", "", row.identity[1], f"row {earlier:,} has this id, with another content")
 
     def _measure(self, row: CheckedRow, length: PromptLength) -> None:
         images: list[tuple[Size, Limits]] = []
@@ -192,12 +170,12 @@ class Checker:
         try:
             tokens = length.count(row.messages, images, frames)
         except Exception as error:  # whatever a chat template or processor makes of it; verl would drop the row
-            row.wrong("length", "", None, f"the model's processor cannot read it: {error}")
+            row.add_problem("length", "", None, f"the model's processor cannot read it: {error}")
             return
         if self.result.longest is None or tokens > self.result.longest[0]:
             self.result.longest = tokens, row.number
         if self.result.bound is not None and tokens > self.result.bound:
-            row.wrong("length", "", None, f"{tokens:,} tokens, more than {self.result.bound:,}")
+            row.add_problem("length", "", None, f"{tokens:,} tokens, more than {self.result.bound:,}")
 
     def warn(self) -> None:
         """Add the warnings that hold for the file as a whole."""
@@ -213,6 +191,10 @@ class Checker:
             result.warnings.append(f"{self.addresses:,} rows have pictures at addresses, which were not looked at")
 
 
+def _limit(description: str, default: int) -> msgspec.Meta:
+    return setting(f"{description} [default: the recipe's {default}].", metavar="N")
+
+
 class CheckSettings(Settings, frozen=True, kw_only=True):
     """How a data file is checked."""
 
@@ -221,34 +203,16 @@ class CheckSettings(Settings, frozen=True, kw_only=True):
         setting("Folder or name of the model whose processor measures the rows; without it none is measured."),
     ] = None
     max_prompt_length: Annotated[
-        int | None,
-        setting(
-            f"Largest number of tokens of a prompt [default: the recipe's {_RL['max_prompt_length']}].", metavar="N"
-        ),
+        int | None, _limit("Largest number of tokens of a prompt", _RL["max_prompt_length"])
     ] = None
     max_length: Annotated[
-        int | None,
-        setting(
-            "Largest number of tokens of an SFT row, prompt and judgement "
-            f"[default: the recipe's {_SFT['max_length']}].",
-            metavar="N",
-        ),
+        int | None, _limit("Largest number of tokens of an SFT row, prompt and judgement", _SFT["max_length"])
     ] = None
     min_pixels: Annotated[
-        int | None,
-        setting(
-            "Smallest number of pixels of a picture, as the processor is told "
-            f"[default: the recipe's {_RL['mm_processor_kwargs']['min_pixels']}].",
-            metavar="N",
-        ),
+        int | None, _limit("Smallest number of pixels that the processor makes of a picture", _PIXELS["min_pixels"])
     ] = None
     max_pixels: Annotated[
-        int | None,
-        setting(
-            "Largest number of pixels of a picture, as the processor is told "
-            f"[default: the recipe's {_RL['mm_processor_kwargs']['max_pixels']}].",
-            metavar="N",
-        ),
+        int | None, _limit("Largest number of pixels that the processor makes of a picture", _PIXELS["max_pixels"])
     ] = None
     media_root: Annotated[
         str | None,
@@ -262,6 +226,9 @@ class CheckSettings(Settings, frozen=True, kw_only=True):
         bool,
         setting("Open pictures as far as their headers, and hash them.", flag="--open-media/--no-media"),
     ] = True
+    decode: Annotated[bool, setting("Decode pictures, which also finds those that are cut off, and takes longer.")] = (
+        False
+    )
     limit: Annotated[int, setting("Largest number of problems of each kind to show.", metavar="N", ge=0)] = 20
     json_file: Annotated[
         str | None, setting("File to write all problems to, as jsonl.", flag="--json", metavar="OUT")
@@ -281,82 +248,81 @@ def check(
     Raises:
         ValueError, FileNotFoundError, OSError: an argument cannot be used, or `json_file` not be written.
     """
-    from PIL import Image
-    from tqdm import tqdm
+    from PIL import Image  # heavy, as is what decodes with it
 
     settings = settings or CheckSettings()
-    model, media_root, json_file = settings.model, settings.media_root, settings.json_file
     start = time.monotonic()
     rows = read_rows(path)
-    if model is not None and not settings.open_media:
+    if settings.model is not None and not settings.open_media:
         raise ValueError("prompts are measured with their pictures: leave out either the model or --no-media")
-    if media_root is not None and not os.path.isdir(media_root):
-        raise ValueError(f"the media root {os.fspath(media_root)!r} is not a folder")
+    if settings.decode and not settings.open_media:
+        raise ValueError("pictures that are not opened cannot be decoded: leave out either --decode or --no-media")
+    root = settings.media_root
+    if root is not None and not os.path.isdir(root):
+        raise ValueError(f"the media root {root!r} is not a folder")
     result = CheckReport(os.fspath(path))
     with ExitStack() as stack:
-        file = None
-        if json_file is not None:
-            stack.enter_context(locked(json_file))
-            partial = Path(f"{os.fspath(json_file)}.partial")
-            stack.callback(partial.unlink, missing_ok=True)
-            file = stack.enter_context(partial.open("w", encoding="utf-8", errors="backslashreplace"))
-        run = Checker(result, settings.limit, file, None)
-        if _check_columns(run):
-            assert result.kind is not None
-            if model is not None:
-                run.length, result.bound = _length(result.kind, model, settings)
-            root = None if media_root is None else os.path.realpath(media_root)
+        file = None if settings.json_file is None else stack.enter_context(_written(Path(settings.json_file)))
+        run = Checker(result, settings.limit, file)
+        for problem in _file_problems(result):
+            run.add(problem)
+        if result.kind is not None and not result.problems:
+            if settings.model is not None:
+                run.length, result.bound = _length(result.kind, settings.model, settings)
+            media = MediaCheck(None if root is None else os.path.realpath(root), settings.open_media, settings.decode)
             # Their sizes are looked at in any case; here, since filters are the process's and not a thread's.
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="media"))
-            hidden = None if progress is None else not progress
-            bar = stack.enter_context(closing(tqdm(total=number_of_rows(path), unit="row", disable=hidden)))
-            kind = result.kind
-            for row in _in_turn((check_row(item, kind) for item in rows), MediaCheck(root, settings.open_media), pool):
-                run.finish(row)
-                bar.update()
+            bar = stack.enter_context(closing(progress_bar(total=number_of_rows(path), unit="row", shown=progress)))
+            checked = (check_row(item, result.kind) for item in rows)
+            while some := list(islice(checked, _TOGETHER)):
+                for row in pool.map(media.look, some) if any(row.pictures for row in some) else some:
+                    run.finish(row)
+                    bar.update()
             if not result.rows and not result.problems:
                 run.add(RowProblem("file", 0, "", "", "it has no rows"))
             run.warn()
-        if file is not None:
-            file.close()
-            partial.replace(Path(json_file))  # type: ignore[arg-type]
     result.seconds = time.monotonic() - start
     return result
 
 
-def _check_columns(run: Checker) -> bool:
-    """Find out what the file holds; return whether its rows can be looked at."""
-    result = run.result
+@contextmanager
+def _written(path: Path) -> Iterator[IO[str]]:
+    """Yield a file that has its name when all of it is written, and that no other process writes."""
+    with locked(path), whole_file(path) as file:
+        yield file
+
+
+def _file_problems(result: CheckReport) -> Iterator[RowProblem]:
+    """Find out what the file holds, and yield why its rows cannot be looked at, if so."""
     try:
         columns = columns_of(result.file)
     except ValueError as error:
-        run.add(RowProblem("file", 0, "", "", str(error)))
-        return False
+        yield RowProblem("file", 0, "", "", str(error))
+        return
     result.kind = kind_of(columns)
     if result.kind is None:
-        known = "; ".join(f"{what}: {', '.join(marks_of(kind))}" for kind, what in KINDS.items())
+        known = "; ".join(f"{what}: {', '.join(MARKS[kind])}" for kind, what in KINDS.items())
         reason = f"its columns are of no known kind (there are: {', '.join(columns)}; {known})"
-        run.add(RowProblem("columns", 0, "", "", reason))
+        yield RowProblem("columns", 0, "", "", reason)
     elif result.file.endswith(".parquet"):
         from pyarrow import parquet
 
         for name, reason in column_faults(parquet.read_schema(result.file), result.kind):
-            run.add(RowProblem("columns", 0, name, "", reason))
-    return not result.problems
+            yield RowProblem("columns", 0, name, "", reason)
 
 
 def _length(kind: Kind, model: str, settings: CheckSettings) -> tuple[PromptLength, int]:
     """Return what measures the rows of a file, and the bound of their lengths."""
-    given = _SFT if kind == "sft" else _RL
-    pixels = given["mm_processor_kwargs"]
-    least = pixels["min_pixels"] if settings.min_pixels is None else settings.min_pixels
-    most = pixels["max_pixels"] if settings.max_pixels is None else settings.max_pixels
+    given, name = (_SFT, "max_length") if kind == "sft" else (_RL, "max_prompt_length")
+    defaults = {name: given[name], **given["mm_processor_kwargs"]}
+    bound, least, most = (
+        defaults[one] if getattr(settings, one) is None else getattr(settings, one)
+        for one in (name, "min_pixels", "max_pixels")
+    )
     if not 0 < least <= most:
         raise ValueError(f"pictures of {least:,} to {most:,} pixels: the bounds must be positive, the lower one first")
-    asked = settings.max_length if kind == "sft" else settings.max_prompt_length
-    bound = given["max_length" if kind == "sft" else "max_prompt_length"] if asked is None else asked
     try:
         return PromptLength(model, least, most, whole=kind == "sft"), bound
     except (OSError, ValueError) as error:

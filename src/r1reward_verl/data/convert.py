@@ -13,38 +13,39 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from r1reward_verl.data.duplicates import NearDuplicates, content, digest
+from r1reward_verl.data.duplicates import NearDuplicates, Seen
 from r1reward_verl.data.exclusion import Benchmarks
-from r1reward_verl.data.files import check_paths
+from r1reward_verl.data.files import check_paths, rejects_fault
 from r1reward_verl.data.media_folder import MediaFolder, MediaSettler
 from r1reward_verl.data.preference import SCHEMA, Preference, place, to_row
 from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.sources.base import Skipped, Source
 from r1reward_verl.errors import R1RewardError
+from r1reward_verl.progress import progress_bar
 from r1reward_verl.settings import Settings, setting
-from r1reward_verl.storage import ParquetOutput, Rejects, locked
+from r1reward_verl.storage import ParquetOutput, Rejects, locked, whole_file
 from r1reward_verl.text import excerpt
 
 _THREADS = 8
 _CLASSES = 1_000  # kinds of reasons, categories and sources that are counted apart
 _OTHERS = "(others)"
 
-# Values as `excerpt` and other messages write them; what is left of a reason is its class.
+# Values as `excerpt` and other messages write them, but for names of columns; what is left of a reason is its class.
 _VALUE = re.compile(
-    r"""(?<!\w)b?'(?:[^'\\]|\\.)*'(?!\w) | (?<!\w)b?"(?:[^"\\]|\\.)*"(?!\w) | \[.*\] | \{.*\} |
-    \\x[0-9a-f]{2} | \b(?:None|True|False|nan)\b | (?<![\w.])-?\d[\w.,]*(?<![.,])""",
+    r"""(?<!\w)(?<!column\ )b?'(?:[^'\\]|\\.)*'(?!\w) | (?<!\w)b?"(?:[^"\\]|\\.)*"(?!\w) |
+    \[.*\] | \{.*\} |
+    \\x[0-9a-f]{2} | \b(?:None|True|False|nan)\b | (?<![\w.-])-?\d[\w.,]*(?<![.,])""",
     re.VERBOSE | re.DOTALL,
 )
 
@@ -115,14 +116,9 @@ class ConversionReport:
         return "\n".join(lines)
 
 
-def _file_names(preference: Preference) -> list[str]:
-    media = (*preference.images, *(preference.video or ())[:1])
-    return [os.path.basename(one.path.rstrip("/")) for one in media if one.path is not None]
-
-
 @dataclass
 class _Row:
-    """A row on its way through the run."""
+    """A row on its way through the run; `names` are those of the media of each preference, as the source has them."""
 
     file: int
     number: int
@@ -147,104 +143,36 @@ def _read(source: Source, file: int, item: Any) -> _Row:
     except Skipped as reason:
         row.skipped = str(reason)
     except ValueError as error:
-        row.rejected = str(error)
+        row.preferences, row.rejected = [], str(error)
     except Exception as error:  # a user's own source need not foresee every bad row
-        row.rejected = f"{type(error).__name__}: {error}"
-    if row.rejected is not None:
-        row.preferences = []
-    row.names = [_file_names(preference) for preference in row.preferences]
+        row.preferences, row.rejected = [], f"{type(error).__name__}: {error}"
+    for one in row.preferences:
+        media = (*one.images, *(one.video or ())[:1])
+        row.names.append([os.path.basename(medium.path.rstrip("/")) for medium in media if medium.path is not None])
     return row
 
 
 def _settled(rows: Iterable[_Row], settler: MediaSettler, pool: ThreadPoolExecutor) -> Iterator[_Row]:
     """Yield the rows in their order, their media settled by the pool's threads, a few rows ahead at most."""
 
-    def settle(row: _Row) -> None:
+    def settle(row: _Row) -> _Row:
         try:
             row.preferences = settler.settle(row.preferences)
         except ValueError as error:
             row.preferences, row.rejected = [], str(error)
+        return row
 
-    waiting: deque[tuple[_Row, Future[None] | None]] = deque()
-    try:
-        for row in rows:
-            media = [one for found in row.preferences for one in (*found.images, *(found.video or ()))]
-            if any(settler.check or one.data is not None for one in media):
-                waiting.append((row, pool.submit(settle, row)))
-            else:
-                waiting.append((row, None))
-            while waiting and (waiting[0][1] is None or len(waiting) > 2 * _THREADS):
-                yield _done(*waiting.popleft())
-        while waiting:
-            yield _done(*waiting.popleft())
-    finally:
-        for _, future in waiting:
-            if future is not None:
-                future.cancel()
+    waiting: deque[_Row | Future[_Row]] = deque()
+    for row in rows:
+        media = (one for found in row.preferences for one in (*found.images, *(found.video or ())))
+        waiting.append(pool.submit(settle, row) if any(map(settler.has_work, media)) else row)
+        while waiting and (isinstance(waiting[0], _Row) or len(waiting) > 2 * _THREADS):
+            yield _result(waiting.popleft())
+    yield from map(_result, waiting)
 
 
-def _done(row: _Row, future: Future[None] | None) -> _Row:
-    if future is not None:
-        future.result()
-    return row
-
-
-def _reason_class(reason: str) -> str:
-    text = " ".join(_VALUE.sub("…", reason[:1000]).split())
-    return text if len(text) <= 120 else f"{text[:119]}…"
-
-
-def _count(counter: Counter[str], key: str, times: int = 1) -> None:
-    counter[key if key in counter or len(counter) < _CLASSES else _OTHERS] += times
-
-
-class _Progress:
-    """A bar over the bytes of all input files, on a terminal."""
-
-    def __init__(self, inputs: Sequence[str], visible: bool | None) -> None:
-        from tqdm import tqdm
-
-        self.inputs = inputs
-        self.sizes = [os.path.getsize(path) for path in inputs]
-        # None lets tqdm show it on terminals only.
-        hidden = None if visible is None else not visible
-        self.bar = tqdm(total=sum(self.sizes), unit="B", unit_scale=True, unit_divisor=1024, disable=hidden)
-        self._next = 0.0
-        self._parquet_rows: dict[int, int] = {}
-
-    def at(self, file: int, number: int, rejected: int) -> None:
-        if self.bar.disable or time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + 0.5
-        self._show(sum(self.sizes[:file]) + min(self._position(file, number), self.sizes[file]))
-        self.bar.set_postfix(rejected=rejected, refresh=False)
-
-    def _show(self, position: int) -> None:
-        self.bar.update(max(position - int(self.bar.n), 0))
-
-    def _position(self, file: int, number: int) -> int:
-        path = self.inputs[file]
-        if path.endswith(".parquet"):
-            # Read by column: rows tell more about the way that is left than the position in the file.
-            if file not in self._parquet_rows:
-                from pyarrow import parquet
-
-                with suppress(Exception):
-                    self._parquet_rows[file] = parquet.read_metadata(path).num_rows
-            return self.sizes[file] * number // max(self._parquet_rows.setdefault(file, 0), number, 1)
-        import psutil
-
-        real = os.path.realpath(path)
-        with suppress(psutil.Error):
-            opened = [file for file in psutil.Process().open_files() if file.path == real]
-            return max((getattr(file, "position", 0) for file in opened), default=0)
-        return 0
-
-    def finish(self) -> None:
-        self._show(sum(self.sizes))
-
-    def close(self) -> None:
-        self.bar.close()
+def _result(row: _Row | Future[_Row]) -> _Row:
+    return row if isinstance(row, _Row) else row.result()
 
 
 class ConvertSettings(Settings, frozen=True, kw_only=True):
@@ -318,68 +246,52 @@ def convert(
     from PIL import Image
 
     settings = settings or ConvertSettings()
-    out = Path(out)
-    names = [os.fspath(path) for path in inputs]
+    out, names = Path(out), [os.fspath(path) for path in inputs]
     check_paths(names, out)
-    readers = [read_rows(path) for path in names]
+    readers = [read_rows(path, lambda size: bar.update(size)) for path in names]
     near = None if settings.near_duplicates is None else NearDuplicates(settings.near_duplicates)
     benchmarks = Benchmarks(settings.exclude, settings.media_root) if settings.exclude else None
     report = ConversionReport(benchmark_rows=benchmarks.rows if benchmarks else {})
-    card = out.with_name(f"{out.name}.card.json")
-    card_partial = out.with_name(f"{card.name}.partial")
-
     with ExitStack() as stack:
         stack.enter_context(locked(out))
-        settler = MediaSettler(
-            settings.media_root,
-            None if settings.inline else MediaFolder(out.with_name(f"{out.name}.media")),
-            settings.frames,
-            settings.check_media,
-        )
-        if settler.store is not None:
-            stack.callback(settler.store.discard)
-        stack.callback(card_partial.unlink, missing_ok=True)
+        store = None if settings.inline else MediaFolder(out.with_name(f"{out.name}.media"))
+        settler = MediaSettler(settings.media_root, store, settings.frames, settings.check_media)
+        if store is not None:
+            stack.callback(store.discard)
         rejects = stack.enter_context(closing(Rejects(out.with_name(f"{out.name}.rejects.jsonl"))))
         output = ParquetOutput(out, SCHEMA)
         stack.callback(output.discard)
-        bar = stack.enter_context(closing(_Progress(names, progress)))
+        size = sum(map(os.path.getsize, names))
+        bar = progress_bar(total=size, unit="B", unit_scale=True, unit_divisor=1024, shown=progress)
+        stack.callback(bar.close)
         # The size is looked at in any case; here, since filters are the process's and not a thread's.
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="media"))
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
+        stack.callback(pool.shutdown, cancel_futures=True)
 
         def rows() -> Iterator[_Row]:
             for file, reader in enumerate(readers):
                 for item in reader:
                     if isinstance(item, RowError) and item.rows is None:
                         report.lost_files.append(f"{names[file]}:{item.number}")
-                    row = _read(source, file, item)
-                    bar.at(file, row.number, report.rows["rejected"])
-                    yield row
+                    yield _read(source, file, item)
+                bar.set_postfix(rejected=report.rows["rejected"], refresh=False)
 
-        accept = _acceptor(
-            report,
-            lambda row, reason: rejects.add(names[row.file], row.number, reason, row.raw),
-            lambda preference: output.add(to_row(preference)),
-            benchmarks,
-            near,
-            names,
-            settings.seed,
-        )
+        writer = _Writer(report, output, rejects, names, benchmarks, near, settings.seed)
         for row in _settled(rows(), settler, pool):
-            accept(row)
-        bar.finish()
+            writer.add(row)
         rejects.close()
         _check_report(report, settings.max_rejects, rejects.path)
         output.finish()
         about = {"source": source.name, "inputs": names, **msgspec.structs.asdict(settings)}
         about["media_root"] = None if settings.media_root is None else os.path.abspath(settings.media_root)
-        text = json.dumps({**about, **vars(report)}, indent=2, ensure_ascii=False) + "\n"
-        card_partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        if settler.store is not None:
-            settler.store.commit()
-        output.commit()
-        card_partial.replace(card)
+        with whole_file(out.with_name(f"{out.name}.card.json")) as card:
+            card.write(json.dumps({**about, **vars(report)}, indent=2, ensure_ascii=False) + "\n")
+            card.flush()  # a full disk shows here, before anything gets its name
+            if store is not None:
+                store.commit()
+            output.commit()
     return report
 
 
@@ -387,83 +299,88 @@ def _check_report(report: ConversionReport, max_rejects: float, rejects: Path) -
     read, rejected = report.rows["read"], report.rows["rejected"]
     if report.lost_files:
         raise ConversionError(f"cannot be read to the end: {', '.join(report.lost_files)} (see {rejects})", report)
-    if rejected > max_rejects * read:
-        raise ConversionError(
-            f"{rejected:,} of {read:,} rows were rejected, more than {max_rejects:.1%}: see {rejects}, and raise "
-            "--max-rejects if the rest is what you want",
-            report,
-        )
+    if fault := rejects_fault(rejected, read, max_rejects, rejects):
+        raise ConversionError(fault, report)
     if not report.preferences["written"]:
         raise ConversionError(f"none of {read:,} rows is left to be written", report)
 
 
-def _acceptor(
-    report: ConversionReport,
-    reject: Callable[[_Row, str], None],
-    write: Callable[[Preference], None],
-    benchmarks: Benchmarks | None,
-    near: NearDuplicates | None,
-    inputs: Sequence[str],
-    seed: int,
-) -> Callable[[_Row], None]:
-    """Return what decides about a row's preferences, writes and counts them."""
-    contents: dict[bytes, int] = {}
-    ids: dict[bytes, int] = {}
-    if near is not None:
-        report.preferences.update(near_duplicates=0, near_duplicates_opposite=0)
+class _Writer:
+    """Decides about the preferences of each row, writes and counts them."""
 
-    def accept(row: _Row) -> None:
+    def __init__(
+        self,
+        report: ConversionReport,
+        output: ParquetOutput,
+        rejects: Rejects,
+        inputs: Sequence[str],
+        benchmarks: Benchmarks | None,
+        near: NearDuplicates | None,
+        seed: int,
+    ) -> None:
+        self.report, self.output, self.rejects = report, output, rejects
+        self.inputs, self.benchmarks, self.near, self.seed = inputs, benchmarks, near, seed
+        self.seen = Seen(inputs)
+        if near is not None:
+            report.preferences.update(near_duplicates=0, near_duplicates_opposite=0)
+
+    def add(self, row: _Row) -> None:
+        """Write what a row holds."""
+        report = self.report
         report.rows["read"] += row.rows
         reasons = [] if row.rejected is None else [row.rejected]
         if row.skipped is not None:
             report.rows["skipped"] += 1
             _count(report.skips, _reason_class(row.skipped))
-        here = row.file << 40 | row.number
         for preference, names in zip(row.preferences, row.names, strict=False):
             report.preferences["found"] += 1
-            better_first = preference.label == (1 if preference.response_1 < preference.response_2 else 2)
-            key = content(preference)
-            first = contents.get(key)
-            if first is not None:
-                report.preferences["duplicates"] += 1
-                report.preferences["duplicates_opposite"] += first & 1 != better_first
-                continue
-            identity = digest(preference.source, preference.id)
-            first = ids.get(identity)
-            if first is not None:
-                where = f"{inputs[first >> 40]}:{first & (1 << 40) - 1}"
-                reasons.append(f"id {excerpt(preference.id)} stands already in {where}, with another content")
-                continue
-            ids[identity] = here
-            # Not before: the copy of a row that was rejected for its id is no duplicate.
-            contents[key] = here << 1 | better_first
-            if benchmarks is not None:
-                file = benchmarks.find(preference, names)
-                if file is not None:
-                    report.preferences["excluded"] += 1
-                    report.excluded[file] += 1
-                    continue
-            if near is not None:
-                opposite = near.find(preference)
-                if opposite is not None:
-                    report.preferences["near_duplicates"] += 1
-                    report.preferences["near_duplicates_opposite"] += opposite
-                    continue
-            if benchmarks is not None:
-                report.preferences["same_question"] += benchmarks.asks(preference.question)
-            if preference.trace is None:
-                preference = place(preference, seed)
-            else:
-                report.preferences["kept_order"] += 1
-            write(preference)
-            report.preferences["written"] += 1
-            report.labels[str(preference.label)] += 1
-            _count(report.sources, preference.source)
-            _count(report.categories, preference.category)
+            try:
+                if self._is_new(preference, names, row):
+                    self._write(preference)
+            except ValueError as error:
+                reasons.append(str(error))
         for reason in reasons:
-            reject(row, reason)
+            self.rejects.add(self.inputs[row.file], row.number, reason, row.raw)
         if reasons:
             report.rows["rejected"] += row.rows
             _count(report.rejects, _reason_class(reasons[0]), row.rows)
 
-    return accept
+    def _is_new(self, preference: Preference, names: Sequence[str], row: _Row) -> bool:
+        counts = self.report.preferences
+        opposite = self.seen.add(preference, row.file, row.number)
+        if opposite is not None:
+            counts["duplicates"] += 1
+            counts["duplicates_opposite"] += opposite
+            return False
+        if self.benchmarks is not None and (file := self.benchmarks.find(preference, names)) is not None:
+            counts["excluded"] += 1
+            self.report.excluded[file] += 1
+            return False
+        if self.near is not None and (opposite := self.near.find(preference)) is not None:
+            counts["near_duplicates"] += 1
+            counts["near_duplicates_opposite"] += opposite
+            return False
+        return True
+
+    def _write(self, preference: Preference) -> None:
+        report = self.report
+        if self.benchmarks is not None:
+            report.preferences["same_question"] += self.benchmarks.asks(preference.question)
+        if preference.trace is None:
+            preference = place(preference, self.seed)
+        else:
+            report.preferences["kept_order"] += 1
+        self.output.add(to_row(preference))
+        report.preferences["written"] += 1
+        report.labels[str(preference.label)] += 1
+        _count(report.sources, preference.source)
+        _count(report.categories, preference.category)
+
+
+def _reason_class(reason: str) -> str:
+    text = " ".join(_VALUE.sub("…", reason[:1000]).split())
+    return text if len(text) <= 120 else f"{text[:119]}…"
+
+
+def _count(counter: Counter[str], key: str, times: int = 1) -> None:
+    counter[key if key in counter or len(counter) < _CLASSES else _OTHERS] += times

@@ -6,12 +6,14 @@ import hashlib
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from r1reward_verl.data.preference import Preference
+from r1reward_verl.media import Media
+from r1reward_verl.text import excerpt
 
 _MARKER = re.compile(r"<(?:image|video)>")
 _PERMUTATIONS = 128
@@ -46,22 +48,59 @@ def content(preference: Preference) -> bytes:
 
 def _media(preference: Preference) -> list[str]:
     media = (*preference.images, *(preference.video or ()))
-    return [str(len(preference.images)), *(one.sha256 or str(one.path) for one in media)]
+    return [str(len(preference.images)), *map(_identity, media)]
+
+
+def _identity(media: Media) -> str:
+    return media.sha256 or media.path or hashlib.sha256(media.data or b"").hexdigest()
+
+
+class Seen:
+    """The preferences so far, to find those that repeat one of them or its id.
+
+    Args:
+        files: names of the input files.
+    """
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = files
+        self._contents: dict[bytes, bool] = {}  # -> whether the alphabetically first response is the better one
+        self._ids: dict[bytes, int] = {}  # -> file and row
+
+    def add(self, preference: Preference, file: int, number: int) -> bool | None:
+        """Remember a preference of a row, unless it repeats an earlier one.
+
+        Returns:
+            None if it is new. Else whether the earlier one calls the other response better.
+
+        Raises:
+            ValueError: an earlier one of another content has its source and id.
+        """
+        better_first = (preference.label == 1) == (preference.response_1 < preference.response_2)
+        key = content(preference)
+        if key in self._contents:
+            return self._contents[key] != better_first
+        identity = digest(preference.source, preference.id)
+        if (first := self._ids.get(identity)) is not None:
+            raise ValueError(
+                f"id {excerpt(preference.id)} of {excerpt(preference.source)} stands already in "
+                f"{self._files[first >> 40]}:{first & (1 << 40) - 1}, with another content"
+            )
+        self._ids[identity], self._contents[key] = file << 40 | number, better_first
+        return None
 
 
 class NearDuplicates:
     """Finds preferences with the same media as an earlier one and nearly the same texts.
 
-    The texts are compared as sets: the shingles (five consecutive characters) of the question and, told apart from
-    them, those of both responses. Characters and not words, since Chinese and Japanese write no spaces between words
-    and a text there would be one word. Case, white space and forms of a character do not count. Of the sets'
-    Jaccard similarity MinHash gives an estimate, whose standard deviation is sqrt(J (1 - J) / 128): 0.027 at 0.9.
+    The texts are compared as sets of shingles (five consecutive characters, since Chinese and Japanese have no spaces
+    between words): those of the question and, told apart from them, those of both responses. MinHash estimates the
+    sets' Jaccard similarity J with a standard deviation of sqrt(J (1 - J) / 128): 0.027 at 0.9.
 
-    Candidates are found by bands of a signature's 128 values. There are more bands than values in which two signatures
-    that reach the threshold can differ, so that at least one band is the same in both. A preference is compared only
-    with the first one of each of its bands that has the same media, at 0.9 with 13 at most, however many rows ask the
-    same question. So a pair is found with certainty unless others share its bands; among many rows that have most of
-    their text in common, a few stay that should not.
+    Candidates share a band of a signature's 128 values. There are more bands than values in which two signatures that
+    reach the threshold can differ, so that one band at least is the same in both. A preference is compared only with
+    the first one of each of its bands that has the same media, at 0.9 with 13 at most. Among many rows that have most
+    of their text in common, a few near-duplicates are therefore missed.
 
     Memory for each preference that is kept: about 400 bytes, and 90 for each band (0.9: 2 kB, 0.5: 6 kB).
 

@@ -12,7 +12,7 @@ from r1reward_verl.data.duplicates import digest, normalised
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.sources.base import read_media_list
-from r1reward_verl.media import Media, check_picture, resolve
+from r1reward_verl.media import Media, look_at, resolve
 
 
 class Benchmarks:
@@ -120,5 +120,5 @@ def _sha256(media: Media, roots: Sequence[str]) -> str | None:
         return hashlib.sha256(media.data).hexdigest()
     for root in roots:
         with suppress(ValueError):
-            return check_picture(resolve(root, str(media.path)))
+            return look_at(resolve(root, str(media.path)))[0]
     return None

@@ -19,15 +19,13 @@ from msgspec.structs import replace
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.engines.messages import MediaPosition
 from r1reward_verl.judgement import PROMPT, build_prompt, escape_markers
-from r1reward_verl.media import Media
+from r1reward_verl.media import Media, file_kind
 from r1reward_verl.text import excerpt
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MEDIA_POSITIONS: tuple[str, ...] = get_args(MediaPosition)
-
-_PICTURE_TYPES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"), (b"BM", "bmp"))
 
 
 def rl_row(
@@ -117,8 +115,7 @@ def _media(preference: Preference) -> dict[str, list[dict[str, Any]]]:
 def _frame(media: Media) -> str | None:
     if media.data is None:
         return media.path
-    kind = next((kind for beginning, kind in _PICTURE_TYPES if media.data.startswith(beginning)), "tiff")
-    return f"data:image/{kind};base64,{base64.b64encode(media.data).decode()}"
+    return f"data:image/{file_kind(media.data) or 'tiff'};base64,{base64.b64encode(media.data).decode()}"
 
 
 def _about(preference: Preference, index: int, split: str, solved: bool | None = None) -> dict[str, Any]:
@@ -146,16 +143,18 @@ def rl_schema(inline: bool) -> pa.Schema:
     """
     import pyarrow as pa
 
+    fields = _fields(inline)
     texts = [pa.field(name, pa.string()) for name in ("question", "response_1", "response_2")]
     return pa.schema(
-        [
-            ("data_source", pa.string()),
-            ("prompt", _messages()),
-            *_media_fields(inline),
-            ("ability", pa.string()),
-            ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-            ("extra_info", pa.struct([*_about_fields(), *texts])),
-        ]
+        {
+            "data_source": pa.string(),
+            "prompt": fields["messages"],
+            "images": fields["images"],
+            "videos": fields["videos"],
+            "ability": pa.string(),
+            "reward_model": pa.struct([("style", pa.string()), ("ground_truth", pa.string())]),
+            "extra_info": pa.struct([*fields["extra_info"].fields, *texts]),
+        }
     )
 
 
@@ -164,28 +163,17 @@ def sft_schema(inline: bool) -> pa.Schema:
     """Return the columns of `sft_row`. The trainer does not read `extra_info`, which has no texts here."""
     import pyarrow as pa
 
-    return pa.schema([("messages", _messages()), *_media_fields(inline), ("extra_info", pa.struct(_about_fields()))])
+    return pa.schema(_fields(inline))
 
 
-def _messages() -> pa.DataType:
-    import pyarrow as pa
-
-    return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-
-
-def _media_fields(inline: bool) -> list[tuple[str, pa.DataType]]:
-    import pyarrow as pa
-
-    picture = ("bytes", pa.binary()) if inline else ("image", pa.string())
-    return [
-        ("images", pa.list_(pa.struct([picture]))),
-        ("videos", pa.list_(pa.struct([("video", pa.list_(pa.string()))]))),
-    ]
-
-
-def _about_fields() -> list[pa.Field]:
+def _fields(inline: bool) -> dict[str, pa.DataType]:
     import pyarrow as pa
 
     types = {"index": pa.int64(), "order": pa.int64(), "difficulty": pa.int64(), "solved": pa.bool_()}
-    names = ("index", "id", "source", "category", "pair_id", "order", "difficulty", "solved", "split")
-    return [pa.field(name, types.get(name, pa.string())) for name in names]
+    about = ("index", "id", "source", "category", "pair_id", "order", "difficulty", "solved", "split")
+    return {
+        "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
+        "images": pa.list_(pa.struct([("bytes", pa.binary()) if inline else ("image", pa.string())])),
+        "videos": pa.list_(pa.struct([("video", pa.list_(pa.string()))])),
+        "extra_info": pa.struct([(name, types.get(name, pa.string())) for name in about]),
+    }

@@ -5,17 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from r1reward_verl.data import preference
-from r1reward_verl.data.preference import Preference, from_batch, from_row
-from r1reward_verl.data.readers import RowError, batch_rows, read_rows
+from r1reward_verl.data.preference import Preference, from_row
+from r1reward_verl.data.readers import Item, RowError, read_rows
 from r1reward_verl.text import excerpt
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def check_paths(inputs: Sequence[str], out: Path) -> None:
@@ -42,23 +36,24 @@ def read_preferences(path: str | os.PathLike[str]) -> Iterator[tuple[int, Prefer
     Raises:
         FileNotFoundError, ValueError: at once, as `read_rows`.
     """
-    return map(_preference, read_rows(path, _from_batch))
+    return map(_preference, read_rows(path))
 
 
-def _from_batch(batch: pa.RecordBatch, number: int) -> Iterator[Any]:
-    if batch.schema.equals(preference.SCHEMA):  # made at first use: it needs pyarrow
-        with suppress(ValueError):
-            return enumerate(from_batch(batch), number)
-    return batch_rows(batch, number)
-
-
-def _preference(item: Any) -> tuple[int, Preference] | RowError:
+def _preference(item: Item) -> tuple[int, Preference] | RowError:
     if isinstance(item, RowError):
         return item
     number, row = item
-    if isinstance(row, Preference):
-        return item
     try:
         return number, from_row(row)
     except ValueError as error:
         return RowError(number, str(error), excerpt(row))
+
+
+def rejects_fault(rejected: int, read: int, bound: float, rejects: Path) -> str | None:
+    """Say that a larger share of the rows than the bound was rejected, and where they stand; else return None."""
+    if rejected <= bound * read:
+        return None
+    return (
+        f"{rejected:,} of {read:,} rows were rejected, more than {bound:.1%}: see {rejects}, and raise "
+        "--max-rejects if the rest is what you want"
+    )

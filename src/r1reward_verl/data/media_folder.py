@@ -1,10 +1,9 @@
-"""Where the media of preferences go: paths below one folder, bytes into files named after their content."""
+"""Media of preferences: paths are checked below one folder, bytes become files named after their content."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import threading
 from collections.abc import Sequence
@@ -14,22 +13,22 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from r1reward_verl.data.preference import Preference
-from r1reward_verl.media import PICTURE_SUFFIXES, Media, check_picture, frame_names, resolve, sampled, video_frames
+from r1reward_verl.errors import R1RewardError
+from r1reward_verl.media import (
+    PICTURE_SUFFIXES,
+    Media,
+    check_training_picture,
+    file_kind,
+    frame_names,
+    resolve,
+    sampled,
+    video_frames,
+)
 from r1reward_verl.text import excerpt
 
-_BEGINNINGS = (
-    (re.compile(rb"\xff\xd8\xff"), "jpg"),
-    (re.compile(rb"\x89PNG"), "png"),
-    (re.compile(rb"GIF8"), "gif"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
-    (re.compile(rb"BM"), "bmp"),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), "tif"),
-    (re.compile(rb"....ftyp", re.DOTALL), "mp4"),
-)
 
-
-class NoMediaRoot(RuntimeError):
-    """A path was met, and nobody said below which folder it is meant."""
+class NoMediaRoot(R1RewardError):
+    """A row names a file by a relative path, and there is no folder to look it up in."""
 
 
 class MediaFolder:
@@ -49,8 +48,7 @@ class MediaFolder:
         Raises:
             OSError: it cannot be written.
         """
-        suffix = next((suffix for beginning, suffix in _BEGINNINGS if beginning.match(data)), "bin")
-        name = f"{sha256}.{suffix}"
+        name = f"{sha256}.{file_kind(data) or 'bin'}"
         written = self.partial / name
         if not written.exists():
             self.partial.mkdir(exist_ok=True)
@@ -98,7 +96,11 @@ class MediaSettler:
         self.frames = frames
         self.check = check
         # Data sets ask several questions about a picture, mostly in rows that follow each other.
-        self._checked = lru_cache(maxsize=4096)(check_picture)
+        self._checked = lru_cache(maxsize=4096)(check_training_picture)
+
+    def has_work(self, media: Media) -> bool:
+        """Tell whether a picture or video is to be checked or stored."""
+        return self.check or media.data is not None
 
     def settle(self, preferences: Sequence[Preference]) -> list[Preference]:
         """Return the preferences of one row with their media settled.
@@ -108,27 +110,15 @@ class MediaSettler:
             NoMediaRoot: a path, and no root.
             OSError: a file cannot be written.
         """
-        known: dict[Media, Media] = {}
-        videos: dict[tuple[Media, ...], tuple[Media, ...]] = {}
-
-        def picture(media: Media) -> Media:
-            if media not in known:
-                known[media] = self._picture(media)
-            return known[media]
-
-        settled = []
-        for preference in preferences:
-            video = preference.video
-            if video is not None:
-                if video not in videos:
-                    videos[video] = self._video(video)
-                video = videos[video]
-            settled.append(replace(preference, images=tuple(map(picture, preference.images)), video=video))
-        return settled
+        picture, video = lru_cache(None)(self._picture), lru_cache(None)(self._video)  # the preferences share media
+        return [
+            replace(one, images=tuple(map(picture, one.images)), video=None if one.video is None else video(one.video))
+            for one in preferences
+        ]
 
     def _picture(self, media: Media) -> Media:
         if media.data is not None:
-            sha256 = check_picture(media.data) if self.check else hashlib.sha256(media.data).hexdigest()
+            sha256 = check_training_picture(media.data) if self.check else hashlib.sha256(media.data).hexdigest()
             return self._stored(media.data, sha256)
         return self._file(self._resolved(str(media.path))) if self.check else media
 
@@ -140,7 +130,7 @@ class MediaSettler:
         source: str | bytes
         if video[0].data is not None:
             source = video[0].data
-            single = source[:4].startswith((b"\xff\xd8\xff", b"\x89PNG"))
+            single = file_kind(source) in ("jpeg", "png")
         else:
             source = self._resolved(str(video[0].path))
             if os.path.isdir(source):
@@ -154,7 +144,10 @@ class MediaSettler:
 
     def _resolved(self, path: str) -> str:
         if self.root is None:
-            raise NoMediaRoot(f"a row names the file {excerpt(path)}: say below which folder it is meant")
+            raise NoMediaRoot(
+                f"a row names the file {excerpt(path)}: say below which folder it is meant (--media ROOT), or do not "
+                "look at files (--no-check-media)"
+            )
         return resolve(self.root, path)
 
     def _file(self, path: str) -> Media:

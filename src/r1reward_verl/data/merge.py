@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from r1reward_verl.data.duplicates import content, digest
-from r1reward_verl.data.files import check_paths, read_preferences
+from r1reward_verl.data.duplicates import Seen
+from r1reward_verl.data.files import check_paths, read_preferences, rejects_fault
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import ParquetOutput, Rejects, locked, write_json
-from r1reward_verl.text import excerpt
 
 
 class MergeError(R1RewardError):
@@ -89,8 +88,7 @@ def merge(
     check_paths(names, out)
     readers = [read_preferences(path) for path in names]
     report = MergeReport({name: Counter() for name in names})
-    contents: dict[bytes, bool] = {}  # -> whether the response that comes first in the alphabet is the better one
-    ids: dict[bytes, tuple[int, int]] = {}  # -> file and row
+    seen = Seen(names)
     with ExitStack() as stack:
         stack.enter_context(locked(out))
         rejects = stack.enter_context(closing(Rejects(out.with_name(f"{out.name}.rejects.jsonl"))))
@@ -108,27 +106,22 @@ def merge(
                     continue
                 number, one = item
                 counts["read"] += 1
-                key, identity = content(one), digest(one.source, one.id)
-                better_first = (one.label == 1) == (one.response_1 < one.response_2)
-                if key in contents:
-                    counts["duplicates"] += 1
-                    counts["duplicates_opposite"] += contents[key] != better_first
-                elif identity in ids:
-                    before, row = ids[identity]
-                    reason = f"id {excerpt(one.id)} of {excerpt(one.source)} stands already in {names[before]}:{row}"
+                try:
+                    opposite = seen.add(one, file, number)
+                except ValueError as error:
                     counts["rejected"] += 1
-                    rejects.add(name, number, f"{reason}, with another content", to_row(one))
-                else:
-                    contents[key], ids[identity] = better_first, (file, number)
-                    counts["written"] += 1
-                    report.sources[one.source] += 1
-                    output.add(to_row(one))
+                    rejects.add(name, number, str(error), to_row(one))
+                    continue
+                if opposite is not None:
+                    counts["duplicates"] += 1
+                    counts["duplicates_opposite"] += opposite
+                    continue
+                counts["written"] += 1
+                report.sources[one.source] += 1
+                output.add(to_row(one))
         read, rejected = report.total("read"), report.total("rejected")
-        if rejected > settings.max_rejects * read:
-            raise MergeError(
-                f"{rejected:,} of {read:,} rows were rejected, more than {settings.max_rejects:.1%}: see "
-                f"{rejects.path}, and raise --max-rejects if the rest is what you want"
-            )
+        if fault := rejects_fault(rejected, read, settings.max_rejects, rejects.path):
+            raise MergeError(fault)
         if not report.total("written"):
             raise MergeError(f"none of {read:,} rows is left to be written")
         output.finish()

@@ -23,6 +23,13 @@ _MARKERS = re.compile("(" + "|".join(MEDIA_MARKERS) + ")")
 _LIMITS = ("min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width")
 
 
+def after_answer(tokenizer: Any) -> str:
+    """Return what the chat template of a tokenizer has behind an answer: the end of the turn."""
+    word = "0answer0"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": word}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False).rpartition(word)[2])
+
+
 def limits_of(entry: Any) -> Limits:
     """Return the limits in one entry of a row's images or videos."""
     if not isinstance(entry, Mapping):
@@ -37,7 +44,7 @@ class PromptLength:
         model: folder or name of a Hugging Face checkpoint.
         min_pixels, max_pixels: bounds of a picture, as the recipes set them in `data.mm_processor_kwargs`.
         whole: count finished conversations as the recipe `cold_start` does (whose pictures are brought within the
-            bounds before the processor sees them), instead of prompts as `r1_reward` does.
+            bounds before the processor sees them, as videos are in both), instead of prompts as `r1_reward` does.
 
     Raises:
         OSError, ValueError: the model's processor cannot be loaded.
@@ -54,7 +61,8 @@ class PromptLength:
         self.patch = getattr(getattr(self.processor, "image_processor", None), "patch_size", None)
         self.whole = whole
         bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        self._of_entries, self._of_processor = (bounds, {}) if whole else ({}, bounds)
+        self._of_videos = bounds
+        self._of_pictures, self._of_processor = (bounds, {}) if whole else ({}, bounds)
         self._media_tokens = lru_cache(maxsize=1 << 14)(self._count_media)
 
     def count(
@@ -74,26 +82,23 @@ class PromptLength:
             ValueError: the model reads no pictures, or not of such a size.
         """
         content = [dict(message) for message in messages]
+        # As it stands: templates of models that reason cut the reasoning out of an answer, or write it anew.
+        answer = content.pop()["content"] + after_answer(self.tokenizer) if self.whole else ""
         if images or videos:
             if self.patch is None:
                 raise ValueError("the model reads no pictures")
             for message in content:
                 if isinstance(message["content"], str):
                     message["content"] = _parts(message["content"])
-        tokens = self._text_tokens(content, not self.whole)
-        for size, limits in images:
-            tokens += self._media_tokens((size,), False, limits)
-        for sizes, limits in videos:
-            tokens += self._media_tokens(sizes, True, limits)
-        return tokens
+        # With one token, or what the template has, for each picture.
+        text = self.processor.apply_chat_template(content, add_generation_prompt=True, tokenize=False)
+        tokens = self.text(text + answer)
+        tokens += sum(self._media_tokens((size,), False, limits) for size, limits in images)
+        return tokens + sum(self._media_tokens(sizes, True, limits) for sizes, limits in videos)
 
     def text(self, text: str) -> int:
         """Return the number of tokens of a text by itself."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _text_tokens(self, messages: Sequence[Mapping[str, Any]], prompt: bool) -> int:
-        """Count with one token, or what the template has, for each picture."""
-        return self.text(self.processor.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False))
 
     def _count_media(self, sizes: tuple[Size, ...], video: bool, limits: Limits) -> int:
         """Return the tokens that a picture or video has beyond what the template writes for it."""
@@ -102,7 +107,11 @@ class PromptLength:
 
         blank = [Image.new("RGB", size) for size in sizes]
         kind = "video" if video else "image"
-        entry = {**({} if video else self._of_entries), **dict(limits), kind: blank if video else blank[0]}
+        entry = {
+            **(self._of_videos if video else self._of_pictures),
+            **dict(limits),
+            kind: blank if video else blank[0],
+        }
         messages = [{"role": "user", "content": [{"type": kind, **entry}]}]
         images, videos = process_vision_info(messages, image_patch_size=self.patch, return_video_metadata=True)
         arguments: dict[str, Any] = {"images": images, "videos": videos, **self._of_processor}

@@ -22,25 +22,20 @@ KINDS: dict[Kind, str] = {
 UNSOLVED, NONE = "unsolved", "none"
 """Difficulties besides the numbers of attempts: no attempt agreed with the label; no teacher was asked."""
 
-# The columns that make a file one of a kind.
-_MARKS: dict[Kind, tuple[str, ...]] = {
+MARKS: dict[Kind, tuple[str, ...]] = {
     "preferences": ("question", "response_1", "response_2", "label"),
     "rl": ("prompt", "reward_model", "data_source"),
     "sft": ("messages",),
 }
+"""The columns that make a file one of a kind."""
 
 
 def kind_of(columns: Iterable[str]) -> Kind | None:
     """Tell by its columns what a file holds, also where one of them is missing; None where none is there."""
     there = set(columns)
-    shares = {kind: len(there.intersection(marks)) / len(marks) for kind, marks in _MARKS.items()}
+    shares = {kind: len(there.intersection(marks)) / len(marks) for kind, marks in MARKS.items()}
     best = max(shares, key=lambda kind: shares[kind])
     return best if shares[best] else None
-
-
-def marks_of(kind: Kind) -> tuple[str, ...]:
-    """Return the columns by which a kind of file is known."""
-    return _MARKS[kind]
 
 
 def columns_of(path: str | os.PathLike[str]) -> list[str]:
@@ -131,26 +126,28 @@ def read_sample(row: Mapping[str, Any], kind: Kind) -> Sample:
     about = row.get("extra_info")
     about = about if isinstance(about, Mapping) else {}
     source = row.get("data_source") if kind == "rl" else about.get("source")
-    question, *responses = (about.get(name) for name in FIELDS)
-    complete = all(isinstance(text, str) for text in (question, *responses))
-    trace = None
-    label: Choice | None
-    if kind == "rl":
-        label = label_of(row)
-    else:
-        trace = trace_of(row)
-        label = named_label(row) or parse(trace).choice
+    texts = texts_of(about)
+    trace = trace_of(row) if kind == "sft" else None
+    label = label_of(row) if trace is None else named_label(row) or parse(trace).choice
     return Sample(
         source if isinstance(source, str) and source else "unknown",
         str(about.get("category") or "unknown"),
         _difficulty(about.get("difficulty"), about.get("solved") is not False),
         label,
-        question if complete else None,
-        (str(responses[0]), str(responses[1])) if complete else None,
+        texts and texts[0],
+        texts and texts[1:],
         trace,
         media_of(row, "images"),
         [frame for video in media_of(row, "videos") for frame in frames_of(video)],
     )
+
+
+def texts_of(about: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Return question and responses in the `extra_info` of a row, None where one is missing."""
+    question, response_1, response_2 = (about.get(name) for name in FIELDS)
+    if isinstance(question, str) and isinstance(response_1, str) and isinstance(response_2, str):
+        return question, response_1, response_2
+    return None
 
 
 def difficulty_of(preference: Preference) -> str:
@@ -224,12 +221,9 @@ Fault = tuple[str, str]
 
 
 def prompt_fault(prompt: Any, prompt_key: str, media: Mapping[str, tuple[str, Sequence[Any]]]) -> Fault | None:
-    """Say what is wrong with the messages of a row, None if nothing is.
+    """Say what is wrong with the messages in the column `prompt_key` of a row, None if nothing is.
 
-    Args:
-        prompt: the messages.
-        prompt_key: their column.
-        media: for each marker the column and content of the row's media, as `{"<image>": ("images", [...])}`.
+    `media` has for each marker the column and content of the row's media: `{"<image>": ("images", [...])}`.
     """
     if not isinstance(prompt, list) or not all(isinstance(message, Mapping) for message in prompt):
         return f"{prompt_key} is {str(prompt)[:60]!r}, no list of messages", 'Write [{"role": "user", "content": …}]'

@@ -18,9 +18,10 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -29,17 +30,21 @@ from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema, sw
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import SCHEMA, Preference, to_row
 from r1reward_verl.data.readers import RowError
-from r1reward_verl.data.rows import NONE, difficulty_of
+from r1reward_verl.data.rows import NONE, difficulty_of, number_of_rows
 from r1reward_verl.data.select_reading import Reading, Spool
-from r1reward_verl.data.selection import SETS, Chosen, Keys, Rules, choose
+from r1reward_verl.data.selection import SETS, Chosen, Keys, Rules, choose, without_repeats
 from r1reward_verl.data.statistics import Statistics, ordered, uneven
 from r1reward_verl.data.statistics_plots import plot
 from r1reward_verl.engines.messages import MediaPosition
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.judgement import PROMPT
 from r1reward_verl.media import Media
+from r1reward_verl.progress import progress_bar
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import ParquetOutput, Rejects, locked, replaced_folder, write_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _WRITTEN_BY = "r1reward data select"
 _FILES = {*(f"{name}.parquet" for name in (*SETS, "held_out")), "card.json", "card.png", "rejects.jsonl"}
@@ -93,40 +98,30 @@ def select(
     rules, settings = rules or Rules(), settings or SelectSettings()
     _check_arguments(names, folder)
     readers = [read_preferences(path) for path in names]
-    rejects = folder.with_name(f"{folder.name}.rejects.jsonl")
-    with (
-        locked(folder),
-        replaced_folder(folder) as partial,
-        _kept(partial / "rejects.jsonl", rejects),
-        ExitStack() as stack,
-    ):
-        rejects.unlink(missing_ok=True)
+    with locked(folder), replaced_folder(folder) as partial, ExitStack() as stack:
+        rejects = stack.enter_context(closing(Rejects(folder.with_name(f"{folder.name}.rejects.jsonl"))))
         spool = stack.enter_context(closing(Spool(partial / "spool")))
         reading = Reading(spool, names, rules, settings.inline)
-        _read(reading, readers, partial / "rejects.jsonl", progress)
-        _check_read(reading, settings.max_rejects, rejects)
+        _read(reading, readers, rejects, progress)
+        rejects.close()
+        _check_read(reading, settings.max_rejects, rejects.path)
         inline = settings.inline or reading.media["bytes"] > 0
         keys = reading.keys()
         chosen = choose(keys, list(reading.sources), rules)
         notes = _check_chosen(reading, keys, chosen)
-        statistics, swapped = {}, {"rl": {"swapped": len(chosen["rl"].swapped)}}
-        row_arguments = {"template": settings.template, "media_position": settings.media_position}
+        statistics: dict[str, Statistics] = {}
         for name, one in chosen.items():
             if len(one.rows):
-                output = ParquetOutput(
-                    partial / f"{name}.parquet", (sft_schema if name == "sft" else rl_schema)(inline)
-                )
-                stack.callback(output.discard)
-                statistics[name] = _write(name, one, spool, output, inline, row_arguments, progress)
+                schema = sft_schema(inline) if name == "sft" else rl_schema(inline)
+                with _parquet(partial / f"{name}.parquet", schema) as output:
+                    statistics[name] = _write(name, one, spool, output, settings, inline, progress)
         if len(chosen["val"].rows):
-            output = ParquetOutput(partial / "held_out.parquet", SCHEMA)
-            stack.callback(output.discard)
-            for row in chosen["val"].rows.tolist():
-                output.add(to_row(spool.get(row)))
-            output.finish()
-            output.commit()
+            with _parquet(partial / "held_out.parquet", SCHEMA) as output:
+                for row in chosen["val"].rows.tolist():
+                    output.add(to_row(spool.get(row)))
         (partial / "spool").unlink()
-        card = {
+        repeated = len(keys.label) - len(without_repeats(keys))
+        card: dict[str, Any] = {
             "written_by": _WRITTEN_BY,
             "inputs": names,
             "settings": {
@@ -136,25 +131,29 @@ def select(
                 **msgspec.structs.asdict(settings),
                 "inline": inline,
             },
-            "rows": {"read": reading.rows["read"], "rejected": reading.rows["rejected"]},
+            "rows": {"read": reading.rows["read"], "rejected": reading.rows["rejected"], "repeated": repeated},
             "difficulty": {name: reading.difficulties[name] for name in ordered(reading.difficulties)},
             "notes": [*notes, *_uneven(statistics)],
-            "sets": {name: one.card() | swapped.get(name, {}) for name, one in statistics.items()},
+            "sets": {name: one.card() for name, one in statistics.items()},
         }
+        if "rl" in statistics:
+            card["sets"]["rl"]["swapped"] = len(chosen["rl"].swapped)
         write_json(partial / "card.json", card)
         plot(statistics, partial / "card.png")
+        if rejects.path.exists():
+            rejects.path.replace(partial / "rejects.jsonl")
     return card
 
 
 @contextmanager
-def _kept(file: Path, place: Path) -> Iterator[None]:
-    """Move a file to a place where it stays if the block ends with an error."""
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[ParquetOutput]:
+    output = ParquetOutput(path, schema)
     try:
-        yield
-    except BaseException:
-        if file.exists():
-            file.replace(place)
-        raise
+        yield output
+        output.finish()
+        output.commit()
+    finally:
+        output.discard()
 
 
 def _check_arguments(inputs: Sequence[str], out: Path) -> None:
@@ -166,63 +165,37 @@ def _check_arguments(inputs: Sequence[str], out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"the output {str(out)!r} is a file; a folder is written")
     found = sorted(os.listdir(out)) if out.is_dir() else []
-    if found and not _is_ours(out, found):
+    written_by = None
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        written_by = json.loads((out / "card.json").read_text("utf-8"))["written_by"]
+    if found and (written_by != _WRITTEN_BY or not _FILES.issuperset(found)):
         foreign = next((name for name in found if name not in _FILES), found[0])
         raise ValueError(
             f"the folder {str(out)!r} holds {foreign!r}, and only what an earlier run wrote is replaced: name another"
         )
 
 
-def _is_ours(folder: Path, found: Sequence[str]) -> bool:
-    if not _FILES.issuperset(found) or "card.json" not in found:
-        return False
-    try:
-        card = json.loads((folder / "card.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(card, dict) and card.get("written_by") == _WRITTEN_BY
-
-
-def _read(reading: Reading, readers: Sequence[Iterator[Any]], rejects_path: Path, progress: bool | None) -> None:
-    from tqdm import tqdm
-
-    hidden = None if progress is None else not progress
-    with (
-        closing(Rejects(rejects_path)) as rejects,
-        tqdm(total=_count_rows(reading.inputs), desc="reading", unit="row", disable=hidden) as bar,
-    ):
-        for file, reader in enumerate(readers):
+def _read(reading: Reading, readers: Sequence[Iterator[Any]], rejects: Rejects, progress: bool | None) -> None:
+    counts = [number_of_rows(path) for path in reading.inputs]
+    total = None if None in counts else sum(filter(None, counts))
+    with closing(progress_bar(total=total, desc="reading", unit="row", shown=progress)) as bar:
+        for file, (path, reader) in enumerate(zip(reading.inputs, readers, strict=True)):
             for item in reader:
-                number, rows, raw, reason = _taken(reading, file, item)
-                bar.update(rows)
-                reading.rows["read"] += rows
-                if reason is not None:
+                rows = 1
+                if isinstance(item, RowError):
+                    rows = item.rows or 1
+                    if item.rows is None:
+                        reading.lost_files.append(f"{path}:{item.number}")
                     reading.rows["rejected"] += rows
-                    rejects.add(reading.inputs[file], number, reason, raw)
-
-
-def _taken(reading: Reading, file: int, item: tuple[int, Preference] | RowError) -> tuple[int, int, Any, str | None]:
-    """Hand a row to the reading, and return its number, how many rows it stands for, itself and what is wrong."""
-    if isinstance(item, RowError):
-        if item.rows is None:
-            reading.lost_files.append(f"{reading.inputs[file]}:{item.number}")
-        return item.number, item.rows or 1, item.raw, item.reason
-    number, preference = item
-    try:
-        reading.add(file, number, preference)
-    except ValueError as error:
-        return number, 1, to_row(preference), str(error)
-    return number, 1, None, None
-
-
-def _count_rows(inputs: Sequence[str]) -> int | None:
-    """Return how many rows the files have, where that is known without reading them."""
-    from pyarrow import ArrowException, parquet
-
-    try:
-        return sum(parquet.read_metadata(path).num_rows for path in inputs)
-    except (ArrowException, OSError):
-        return None
+                    rejects.add(path, item.number, item.reason, item.raw)
+                else:
+                    try:
+                        reading.add(file, *item)
+                    except ValueError as error:
+                        reading.rows["rejected"] += 1
+                        rejects.add(path, item[0], str(error), to_row(item[1]))
+                reading.rows["read"] += rows
+                bar.update(rows)
 
 
 def _check_read(reading: Reading, max_rejects: float, rejects: Path) -> None:
@@ -252,9 +225,10 @@ def _check_chosen(reading: Reading, keys: Keys, chosen: Mapping[str, Chosen]) ->
     sizes = {name: len(one.rows) for name, one in chosen.items()}
     there_are = ", ".join(f"{name}: {reading.difficulties[name]:,}" for name in ordered(reading.difficulties))
     unannotated = reading.difficulties[NONE]
+    every = "all" in rules.rl_difficulty.words
     annotated = bool(keys.solved.any()) or unannotated < len(keys.label)
     notes = []
-    if not annotated and not rules.rl_difficulty.everything:
+    if not annotated and not every:
         raise SelectionError(
             f"none of {len(keys.label):,} preferences is annotated: run `r1reward data annotate` first, or take every "
             "row for RL with --rl-difficulty all"
@@ -283,7 +257,7 @@ def _check_chosen(reading: Reading, keys: Keys, chosen: Mapping[str, Chosen]) ->
             f"val: {sizes['val']:,} preferences, of {rules.val:,} that --val asks for: those with a picture in common "
             "stay together"
         )
-    if annotated and unannotated and not rules.rl_difficulty.everything:
+    if annotated and unannotated and not every:
         notes.append(f"{unannotated:,} preferences are not annotated, and without a trace in no training set")
     if rules.order == "curriculum":
         notes.append("the order of rl.parquet counts with data.shuffle=false only; verl's SFT trainer always shuffles")
@@ -305,38 +279,30 @@ def _write(
     chosen: Chosen,
     spool: Spool,
     output: ParquetOutput,
+    settings: SelectSettings,
     inline: bool,
-    row_arguments: Mapping[str, Any],
     progress: bool | None,
 ) -> Statistics:
-    from tqdm import tqdm
-
     statistics = Statistics()
-    hidden = None if progress is None else not progress
-    index = 0
-    for row in tqdm(chosen.rows.tolist(), desc=f"writing {name}", unit="row", disable=hidden):
-        preference = spool.get(row)
-        if inline:
-            preference = _embedded(preference)
+    indices = count()
+    form: dict[str, Any] = {"template": settings.template, "media_position": settings.media_position}
+    for row in progress_bar(chosen.rows.tolist(), desc=f"writing {name}", unit="row", shown=progress):
+        preference = _embedded(spool.get(row)) if inline else spool.get(row)
         difficulty, solved = difficulty_of(preference), None
         if preference.difficulty is not None:
             solved = preference.trace is not None
-        if name == "sft":
-            written = [preference]
-        elif name == "rl":
-            written = [swap(preference) if row in chosen.swapped else replace(preference, trace=None)]
-        else:
-            written = sorted((replace(preference, trace=None), swap(preference)), key=lambda one: one.label)
-        for one in written:
+        orders = [preference if name == "sft" else replace(preference, trace=None)]
+        if name == "val":
+            orders = sorted((*orders, swap(preference)), key=lambda one: one.label)
+        elif row in chosen.swapped:
+            orders = [swap(preference)]
+        for one in orders:
             if name == "sft":
-                output.add(sft_row(one, index=index, **row_arguments))
+                output.add(sft_row(one, index=next(indices), **form))
             else:
                 split = "train" if name == "rl" else "val"
-                output.add(rl_row(one, index=index, split=split, solved=solved, **row_arguments))
+                output.add(rl_row(one, index=next(indices), split=split, solved=solved, **form))
             statistics.add(one, difficulty)
-            index += 1
-    output.finish()
-    output.commit()
     return statistics
 
 

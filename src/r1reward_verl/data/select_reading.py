@@ -19,12 +19,12 @@ from typing import IO
 import msgspec
 import numpy as np
 
-from r1reward_verl.data.duplicates import digest
+from r1reward_verl.data.duplicates import content, digest
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.rows import difficulty_of
 from r1reward_verl.data.selection import Keys, Rules
 from r1reward_verl.judgement import parse
-from r1reward_verl.media import Media, check_picture
+from r1reward_verl.media import Media, check_training_picture
 from r1reward_verl.text import excerpt
 
 _FRAME = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?)$", re.IGNORECASE)
@@ -73,9 +73,10 @@ class Reading:
         self.difficulties: Counter[str] = Counter()
         self.media: Counter[str] = Counter()
         self._ids: dict[bytes, int] = {}
-        self._columns = {name: array(code) for name, code in zip(_COLUMNS, "hbbIQQQQq", strict=True)}
+        self._keys = bytearray()  # records of `_KEY`
+        self._group = array("q")  # the number of an earlier preference of the same group, or of itself
         self._groups: dict[int, int] = {}
-        self._checked = lru_cache(maxsize=4096)(check_picture)
+        self._checked = lru_cache(maxsize=4096)(check_training_picture)
 
     def add(self, file: int, number: int, preference: Preference) -> None:
         """Take a preference.
@@ -98,16 +99,18 @@ class Reading:
         self.media["both" if len(forms) > 1 else next(iter(forms), "none")] += 1
         seed = str(self.rules.seed)
         drawn = hashlib.blake2b("\0".join((seed, preference.source, preference.id)).encode(), digest_size=24)
-        values = (
+        group_draw, group = self._grouped(preference) if self.rules.val else (0, 0)
+        self._group.append(group)
+        self._keys += struct.pack(
+            "<h?bI5Q",
             preference.difficulty or 0,
             preference.trace is not None,
             preference.label,
             self.sources.setdefault(preference.source, len(self.sources)),
             *struct.unpack("<3Q", drawn.digest()),
-            *(self._grouped(preference) if self.rules.val else (0, 0)),
+            int.from_bytes(content(preference)[:8], "little"),
+            group_draw,
         )
-        for name, value in zip(_COLUMNS, values, strict=True):
-            self._columns[name].append(value)
 
     def _check(self, preference: Preference) -> None:
         if preference.trace is not None:
@@ -134,13 +137,12 @@ class Reading:
 
     def _grouped(self, preference: Preference) -> tuple[int, int]:
         """Return a draw, and the number of the first preference that has something in common with this one."""
-        own = len(self._columns["group"])
         names = list(_identities(preference))
         identities = [int.from_bytes(digest(str(self.rules.seed), name)[:8], "little") for name in names]
-        roots = {_root(self._columns["group"], self._groups[one]) for one in identities if one in self._groups}
-        root = min(roots, default=own)
+        roots = {_root(self._group, self._groups[one]) for one in identities if one in self._groups}
+        root = min(roots, default=len(self._group))
         for other in roots:
-            self._columns["group"][other] = root
+            self._group[other] = root
         for one in identities:
             self._groups[one] = root
         # By contents where they are known: files may be moved.
@@ -149,23 +151,25 @@ class Reading:
 
     def keys(self) -> Keys:
         """Return what decides about the preferences."""
-        group = self._columns["group"]
-        roots = np.fromiter((_root(group, index) for index in range(len(group))), np.int64, len(group))
-        columns = {name: np.frombuffer(column, column.typecode) for name, column in self._columns.items()}
-        group_draw = columns["group_draw"].copy()
-        np.minimum.at(group_draw, roots, columns["group_draw"])
-        return Keys(
-            columns["difficulty"],
-            columns["solved"].astype(bool),
-            columns["label"],
-            columns["source"],
-            np.stack([columns[f"draw_{index}"] for index in range(3)], axis=1),
-            roots,
-            group_draw[roots],
-        )
+        keys = np.frombuffer(self._keys, _KEY)
+        roots = np.fromiter((_root(self._group, index) for index in range(len(keys))), np.int64, len(keys))
+        group_draw = keys["group_draw"].copy()
+        np.minimum.at(group_draw, roots, keys["group_draw"])
+        columns = {name: keys[name] for name in ("difficulty", "solved", "label", "source", "draws", "content")}
+        return Keys(**columns, group=roots, group_draw=group_draw[roots])
 
 
-_COLUMNS = ("difficulty", "solved", "label", "source", "draw_0", "draw_1", "draw_2", "group_draw", "group")
+_KEY = np.dtype(
+    [
+        ("difficulty", "<i2"),
+        ("solved", "?"),
+        ("label", "i1"),
+        ("source", "<u4"),
+        ("draws", "<u8", 3),
+        ("content", "<u8"),
+        ("group_draw", "<u8"),
+    ]
+)
 
 
 def _root(parents: array[int], index: int) -> int:

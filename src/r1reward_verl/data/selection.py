@@ -25,26 +25,16 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Difficulties:
-    """A set of difficulties: "2,3,unsolved", or "2+,unsolved" for two or more attempts.
+    """A set of difficulties: attempts ("2"), a smallest number ("2+"), "unsolved", or "all" for every row."""
 
-    Attributes:
-        attempts: that were made until one agreed with the label.
-        least: smallest number of attempts; None for no such bound.
-        unsolved: whether those that no attempt solved are in it.
-        everything: whether all are in it, annotated or not.
-    """
-
-    attempts: frozenset[int] = frozenset()
-    least: int | None = None
-    unsolved: bool = False
-    everything: bool = False
+    words: tuple[str, ...]
 
     @classmethod
     def read(cls, text: str) -> Difficulties:
-        """Read numbers, `N+`, `unsolved` and `all`, separated by commas.
+        """Read words that are separated by commas.
 
         Raises:
-            ValueError: anything else.
+            ValueError: a word means no difficulty.
         """
         words = {word.strip() for word in text.split(",")}
         numbers = {word for word in words if re.fullmatch(r"[1-9][0-9]{0,3}\+?", word, re.ASCII)}
@@ -52,24 +42,20 @@ class Difficulties:
             raise ValueError(
                 f"{wrong[0]!r} is not a difficulty: give attempts (2), a smallest number (2+), {UNSOLVED} or all"
             )
-        return cls(
-            frozenset(int(word) for word in numbers if word.isdecimal()),
-            min((int(word[:-1]) for word in numbers if not word.isdecimal()), default=None),
-            UNSOLVED in words,
-            "all" in words,
-        )
+        ordered = sorted(numbers, key=lambda word: ("+" in word, int(word.rstrip("+"))))
+        return cls((*ordered, *sorted(words - numbers, reverse=True)))
 
     def __str__(self) -> str:
-        words = [*map(str, sorted(self.attempts)), *([] if self.least is None else [f"{self.least}+"])]
-        return ",".join([*words, *([UNSOLVED] * self.unsolved), *(["all"] * self.everything)])
+        return ",".join(self.words)
 
     def has(self, difficulty: int, solved: bool) -> bool:
         """Tell whether a preference with this number of attempts (0: not annotated) is in it."""
-        if self.everything or not difficulty:
-            return self.everything
+        if "all" in self.words or not difficulty:
+            return "all" in self.words
         if not solved:
-            return self.unsolved
-        return difficulty in self.attempts or (self.least is not None and difficulty >= self.least)
+            return UNSOLVED in self.words
+        least = [int(word[:-1]) for word in self.words if word.endswith("+")]
+        return str(difficulty) in self.words or any(difficulty >= one for one in least)
 
 
 class Rules(Settings, frozen=True, kw_only=True):
@@ -82,7 +68,7 @@ class Rules(Settings, frozen=True, kw_only=True):
             metavar="LIST",
             parser=Difficulties.read,
         ),
-    ] = Difficulties(everything=True)
+    ] = Difficulties.read("all")
     rl_difficulty: Annotated[
         Difficulties,
         setting(
@@ -90,7 +76,7 @@ class Rules(Settings, frozen=True, kw_only=True):
             metavar="LIST",
             parser=Difficulties.read,
         ),
-    ] = Difficulties(least=2, unsolved=True)
+    ] = Difficulties.read("2+,unsolved")
     order: Annotated[
         Order,
         setting(
@@ -125,7 +111,7 @@ class Rules(Settings, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sft_difficulty.unsolved:
+        if UNSOLVED in self.sft_difficulty.words:
             raise ValueError("the SFT set cannot have what no attempt solved: there is no trace to learn from")
         if wrong := [name for name, size in self.caps.items() if size < 0]:
             raise ValueError(f"the cap of {wrong[0]!r} is {self.caps[wrong[0]]}; a number from 0 on is needed")
@@ -141,6 +127,7 @@ class Keys:
         label: 1 or 2.
         source: index into the names of the sources.
         draws: (n, 3) independent draws of 64 bits by seed, source and id: for the order, for samples, for swaps.
+        content: the same of preferences with the same question, responses (in any order) and media.
         group: preferences with equal values have media (without any: the question) in common.
         group_draw: a draw of 64 bits, the same within a group.
     """
@@ -150,6 +137,7 @@ class Keys:
     label: np.ndarray
     source: np.ndarray
     draws: np.ndarray
+    content: np.ndarray
     group: np.ndarray
     group_draw: np.ndarray
 
@@ -164,8 +152,10 @@ class Chosen:
 
 def choose(keys: Keys, sources: Sequence[str], rules: Rules) -> dict[str, Chosen]:
     """Return the preferences of the sets `sft`, `rl` and `val`."""
-    held_out = _held_out(keys, rules.val)
-    free = np.ones(len(keys.label), bool)
+    kept = without_repeats(keys)
+    held_out = _held_out(keys, kept, rules.val)
+    free = np.zeros(len(keys.label), bool)
+    free[kept] = True
     free[held_out] = False
     chosen: dict[str, Chosen] = {"val": Chosen(_ordered(held_out, keys, rules.order, curriculum=False))}
 
@@ -184,6 +174,12 @@ def choose(keys: Keys, sources: Sequence[str], rules: Rules) -> dict[str, Chosen
     rows = _ordered(_sample(rows, keys, rules.rl_size), keys, rules.order)
     chosen["rl"] = Chosen(rows, _swaps(rows, keys) if rules.rl_balance == "swap" else frozenset())
     return {name: chosen[name] for name in SETS}
+
+
+def without_repeats(keys: Keys) -> Indices:
+    """Return one preference of each content: a solved one, else an annotated one, else the first by its draw."""
+    order = np.lexsort((keys.draws[:, 1], keys.difficulty == 0, ~keys.solved))
+    return np.sort(order[np.unique(keys.content[order], return_index=True)[1]])
 
 
 def _has(difficulties: Difficulties, keys: Keys, rows: Indices) -> np.ndarray:
@@ -218,11 +214,11 @@ def _swaps(rows: Indices, keys: Keys) -> frozenset[int]:
     return frozenset(drawn[: (len(many) - len(few)) // 2].tolist())
 
 
-def _held_out(keys: Keys, size: int) -> Indices:
+def _held_out(keys: Keys, rows: Indices, size: int) -> Indices:
     """Return whole groups in the order of their draws, as long as they fit."""
     if not size:
         return np.empty(0, np.int64)
-    order = np.lexsort((keys.group, keys.group_draw))
+    order = rows[np.lexsort((keys.group[rows], keys.group_draw[rows]))]
     starts = np.flatnonzero(np.diff(keys.group[order], prepend=-1))
     taken: list[Indices] = []
     left = size

@@ -1,13 +1,15 @@
-"""Statistics of a set of preferences: counts, lengths and balance, in memory that does not grow with the set."""
+"""Statistics of a set of preferences: counts, lengths and balance."""
 
 from __future__ import annotations
 
-import bisect
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.rows import NONE, UNSOLVED, Sample, of_preference
@@ -16,7 +18,6 @@ CLASSES = 1_000
 """Values of one kind (sources, categories, ...) that are counted apart."""
 OTHERS = "(others)"
 _KEY = 200  # characters of a source's or category's name
-_EXACT = 7  # bits of a length that are kept: exact below 128, within 1/64 above
 _UNEVEN = 0.55
 _FEW = 20
 _QUANTILES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
@@ -38,32 +39,34 @@ def uneven(labels: Mapping[Any, int]) -> tuple[Any, float] | None:
 
 
 class Lengths:
-    """Lengths of texts as a histogram of some hundred bins, however many texts there are.
-
-    Quantiles are exact below 128, and within 1/64 of the value above.
-    """
+    """Lengths of texts, 8 bytes each."""
 
     def __init__(self) -> None:
-        self.count = self.total = self.highest = 0
-        self.lowest: int | None = None
-        self._bins: Counter[int] = Counter()  # by their lower bound
+        self._values = array("Q")
 
     def add(self, length: int) -> None:
         """Count a length, a whole number from 0 on."""
-        self.count += 1
-        self.total += length
-        self.highest = max(self.highest, length)
-        self.lowest = length if self.lowest is None else min(self.lowest, length)
-        self._bins[length >> _shift(length) << _shift(length)] += 1
+        self._values.append(length)
+
+    @property
+    def count(self) -> int:
+        """Number of texts."""
+        return len(self._values)
+
+    @property
+    def total(self) -> int:
+        """Sum of all lengths."""
+        return sum(self._values)
+
+    @property
+    def highest(self) -> int:
+        """Greatest length, 0 without texts."""
+        return max(self._values, default=0)
 
     def quantile(self, share: float) -> int | None:
         """Return the length that this share of the texts does not exceed; None without texts."""
-        left = math.ceil(share * self.count)
-        for low in sorted(self._bins):
-            left -= self._bins[low]
-            if left <= 0:
-                return min(low + (1 << _shift(low) >> 1), self.highest)
-        return None
+        place = max(math.ceil(share * self.count), 1) - 1
+        return int(np.partition(np.array(self._values), place)[place]) if self.count else None
 
     def histogram(self, per_doubling: int = 1) -> list[tuple[int, int, int]]:
         """Return (from, below, count) of the bins that hold all lengths, `per_doubling` bins to each doubling."""
@@ -71,11 +74,9 @@ class Lengths:
             return []
         powers = range(per_doubling * self.highest.bit_length() + 1)
         edges = sorted({0, *(round(2 ** (power / per_doubling)) for power in powers)})
-        counts = [0] * len(edges)
-        for low, many in self._bins.items():
-            counts[bisect.bisect_right(edges, low) - 1] += many
-        first = next(place for place, many in enumerate(counts) if many)
-        return list(zip(edges, edges[1:], counts, strict=False))[first:]
+        counts = np.bincount(np.searchsorted(edges, self._values, side="right") - 1, minlength=len(edges) - 1)
+        first = int(np.flatnonzero(counts)[0])
+        return list(zip(edges, edges[1:], counts.tolist(), strict=False))[first:]
 
     def card(self) -> dict[str, Any]:
         """Return the figures as JSON holds them; only the count if there are no texts."""
@@ -84,15 +85,11 @@ class Lengths:
         return {
             "count": self.count,
             "mean": round(self.total / self.count, 1),
-            "min": self.lowest,
+            "min": min(self._values),
             **{name: self.quantile(share) for name, share in _QUANTILES.items()},
             "max": self.highest,
             "histogram": [{"from": low, "below": high, "count": many} for low, high, many in self.histogram()],
         }
-
-
-def _shift(length: int) -> int:
-    return max(0, length.bit_length() - _EXACT)
 
 
 class Statistics:
@@ -111,11 +108,8 @@ class Statistics:
 
     def __init__(self, tokenizer: Callable[[str], int] | None = None) -> None:
         self.rows = 0
-        self.sources: Counter[str] = Counter()
-        self.categories: Counter[str] = Counter()
-        self.difficulties: Counter[str] = Counter()
-        self.images: Counter[str] = Counter()
-        self.frames: Counter[str] = Counter()
+        self.sources, self.categories, self.difficulties = Counter[str](), Counter[str](), Counter[str]()
+        self.images, self.frames = Counter[str](), Counter[str]()
         self.preferred: Counter[str] = Counter(shorter=0, equal=0, longer=0)
         self.labels_by: dict[str, Counter[tuple[str, int]]] = {"sources": Counter(), "difficulties": Counter()}
         self._units: dict[str, Callable[[str], int]] = {"characters": len}
@@ -165,26 +159,23 @@ class Statistics:
 
     def card(self) -> dict[str, Any]:
         """Return all figures as JSON holds them."""
-
-        def labels(what: str, names: Iterable[str]) -> dict[str, dict[str, int]]:
-            counts = self.labels_by[what]
-            return {name: {"1": counts[name, 1], "2": counts[name, 2]} for name in names}
-
         sources = dict(self.sources.most_common())
-        difficulties, images, frames = (
-            {name: counts[name] for name in ordered(counts)} for counts in (self.difficulties, self.images, self.frames)
-        )
+        counts = {"difficulty": self.difficulties, "images_per_row": self.images, "frames_per_row": self.frames}
+        in_order = {what: {name: count[name] for name in ordered(count)} for what, count in counts.items()}
+        groups = {"sources": sources, "difficulties": in_order["difficulty"]}
+        labels = {
+            what: {name: {"1": self.labels_by[what][name, 1], "2": self.labels_by[what][name, 2]} for name in names}
+            for what, names in groups.items()
+        }
         return {
             "rows": self.rows,
             "sources": sources,
             "categories": dict(self.categories.most_common()),
             "labels": self.labels,
-            "labels_by_source": labels("sources", sources),
-            "labels_by_difficulty": labels("difficulties", difficulties),
-            "difficulty": difficulties,
+            "labels_by_source": labels["sources"],
+            "labels_by_difficulty": labels["difficulties"],
+            **in_order,
             "preferred_response": dict(self.preferred),
-            "images_per_row": images,
-            "frames_per_row": frames,
             "lengths": {
                 text: {unit: lengths.card() for unit, lengths in units.items()} for text, units in self.lengths.items()
             },

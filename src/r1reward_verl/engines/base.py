@@ -14,7 +14,7 @@ from r1reward_verl.engines.messages import MediaPosition
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.media import Media
 
-Status = Literal["ok", "failed", "too_long"]
+JudgementStatus = Literal["ok", "failed", "too_long"]
 GREEDY = 0
 """Number of the greedy judgement among those of a prompt; samples count from 1."""
 
@@ -49,6 +49,12 @@ class Prompt:
     text: str
     samples: tuple[int, ...]
 
+    @property
+    def requests(self) -> list[tuple[int, ...]]:
+        """The judgements that one request gives together: the greedy one, and all samples."""
+        greedy = tuple(sample for sample in self.samples if sample == GREEDY)
+        return [samples for samples in (greedy, tuple(sample for sample in self.samples if sample)) if samples]
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -82,7 +88,7 @@ class Judgement:
     tokens: int | None = None
     prompt_tokens: int | None = None
     finish_reason: str | None = None
-    status: Status = "ok"
+    status: JudgementStatus = "ok"
     error: str = ""
     answer_tokens: int | None = None
 
@@ -103,7 +109,9 @@ class Engine(Protocol):
         ...
 
 
-def without(work: Work, prompt: Prompt, status: Status, error: str, tokens: int | None = None) -> list[Judgement]:
+def without(
+    work: Work, prompt: Prompt, status: JudgementStatus, error: str, tokens: int | None = None
+) -> list[Judgement]:
     """Return what stands for the judgements of a prompt that could not be generated."""
     return [
         Judgement(work.row, prompt.order, sample, prompt_tokens=tokens, status=status, error=error)

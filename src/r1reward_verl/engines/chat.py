@@ -21,14 +21,15 @@ from typing import Any, Generic, Literal, TypeVar
 import aiohttp
 
 from r1reward_verl.engines import health
-from r1reward_verl.engines.health import Outage, Server, Timeout
-from r1reward_verl.engines.wire import RequestFailed, Wire, check_options
+from r1reward_verl.engines.health import Outage, ServerHealth, Timeout
+from r1reward_verl.engines.wire import RequestFailed, Wire, check_client_options
 from r1reward_verl.errors import R1RewardError
+from r1reward_verl.text import printable
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Status = Literal["ok", "unreadable", "refused", "failed"]
+ReplyStatus = Literal["ok", "unreadable", "refused", "failed"]
 
 
 class ChatError(R1RewardError):
@@ -50,7 +51,7 @@ class Reply(Generic[T]):
     """
 
     value: T | None
-    status: Status
+    status: ReplyStatus
     retries: int
     seconds: float
     error: str = ""
@@ -71,7 +72,7 @@ class Constraint:
 
 
 _CAUGHT = (RequestFailed, aiohttp.ClientError, OSError, asyncio.TimeoutError)
-_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 class ChatClient:
@@ -110,14 +111,14 @@ class ChatClient:
         retries: int = 3,
         max_bytes: int = 1 << 20,
     ) -> None:
-        bases = check_options(urls, api_key, concurrency, timeout, max_wait, retries, max_bytes)
+        bases = check_client_options(urls, api_key, concurrency, timeout, max_wait, retries, max_bytes)
         self._timeout, self._max_wait, self._retries = timeout, max_wait, retries
         self._wire = Wire(api_key, timeout, max_wait, max_bytes)
-        self._servers = [Server(url, model) for url in bases]
+        self._servers = [ServerHealth(url, model) for url in bases]
         self._outage = Outage(", ".join(bases), max_wait, self._abandon)
         self._free = concurrency
         self._calls = 0
-        self._queue: deque[tuple[asyncio.Future[tuple[Server, float] | None], Server | None]] = deque()
+        self._queue: deque[tuple[asyncio.Future[tuple[ServerHealth, float] | None], ServerHealth | None]] = deque()
         self._limits: set[Timeout] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
@@ -143,8 +144,8 @@ class ChatClient:
 
         Args:
             messages: of the chat.
-            read: makes the value out of the server's JSON object, which may be any; returning None or raising
-                LookupError, TypeError, ValueError or AttributeError finds it unreadable.
+            read: makes the value out of the server's JSON object, which may be any. An answer for which it returns
+                None, or raises what arithmetic, lookups or conversions raise, is unreadable.
             constraint: asked of each server that has not refused or ignored it several times in a row.
             **body: further fields of the request, such as `max_tokens=1`.
 
@@ -159,10 +160,10 @@ class ChatClient:
         failed_at = math.inf
         error = ""
         code: int | None = None
-        doubted: Server | None = None  # gave no good answer to this request, which may be the request's fault
-        unconstrained: Server | None = None  # refused or ignored the constraint
+        doubted: ServerHealth | None = None  # gave no good answer to this request, which may be the request's fault
+        unconstrained: ServerHealth | None = None  # refused or ignored the constraint
 
-        def reply(status: Status, value: T | None = None) -> Reply[T]:
+        def reply(status: ReplyStatus, value: T | None = None) -> Reply[T]:
             return Reply(value, status, max(requests - 1, 0), loop.time() - called, error, code)
 
         self._calls += 1
@@ -190,6 +191,8 @@ class ChatClient:
                         told = code == 429 or failed.wait is not None
                         if told:
                             told_since = min(told_since, now)
+                        if code == 429:
+                            server.pace.limited(began, now)
                         if self._outage.last_success > min(began, failed_at):
                             failures += not told or now > told_since + self._max_wait
                         failed_at = now
@@ -267,7 +270,7 @@ class ChatClient:
         self._loop = loop
         return loop
 
-    async def _take(self, *, first: bool, avoid: Server | None) -> tuple[Server, float] | None:
+    async def _take(self, *, first: bool, avoid: ServerHealth | None) -> tuple[ServerHealth, float] | None:
         """Wait for a free slot and a server that does not rest; None if waiting is of no use."""
         if self._closed:
             return None
@@ -276,7 +279,7 @@ class ChatClient:
                 return None
             self._outage.next_probe = math.inf  # while this one is on its way, the others wait for what it finds
             return self._begin(min(self._servers, key=lambda server: server.last_begun), now)
-        turn: asyncio.Future[tuple[Server, float] | None] = self._loop.create_future()
+        turn: asyncio.Future[tuple[ServerHealth, float] | None] = self._loop.create_future()
         (self._queue.appendleft if first else self._queue.append)((turn, avoid))
         self._dispatch()
         try:
@@ -296,24 +299,24 @@ class ChatClient:
             turn, avoid = self._queue[0]
             if turn.done():
                 self._queue.popleft()
-            elif ready := [server for server in self._servers if max(server.rests_until, server.asked_until) <= now]:
+            elif ready := [server for server in self._servers if server.ready_at <= now]:
                 others = [server for server in ready if server is not avoid]
                 server = min(others or ready, key=lambda server: (server.in_flight, server.last_begun))
                 self._queue.popleft()
                 turn.set_result(self._begin(server, now))
             else:
-                first = min(max(server.rests_until, server.asked_until) for server in self._servers)
+                first = min(server.ready_at for server in self._servers)
                 if self._alarm is not None:
                     self._alarm.cancel()
                 self._alarm = self._loop.call_at(min(first, now + self._timeout), self._dispatch)
                 return
 
-    def _begin(self, server: Server, now: float) -> tuple[Server, float]:
+    def _begin(self, server: ServerHealth, now: float) -> tuple[ServerHealth, float]:
         self._free -= 1
         server.begin(now)
         return server, now
 
-    def _end(self, server: Server, began: float) -> None:
+    def _end(self, server: ServerHealth, began: float) -> None:
         self._free += 1
         server.end(began, now := self._loop.time())
         if self._outage.open:
@@ -321,12 +324,12 @@ class ChatClient:
             self._send_home()
         self._dispatch()
 
-    def _alive(self, server: Server, began: float) -> None:
+    def _alive(self, server: ServerHealth, began: float) -> None:
         now = self._loop.time()
         server.alive(began, now)
         self._outage.answered(now)
 
-    def _left_out(self, server: Server, began: float, error: str) -> bool:
+    def _left_out(self, server: ServerHealth, began: float, error: str) -> bool:
         """Leave out a server whose answers are no completions, as long as another may do better; whether one may."""
         now = self._loop.time()
         server.left_out = True
@@ -358,7 +361,7 @@ class ChatClient:
 
     async def _ask(
         self,
-        server: Server,
+        server: ServerHealth,
         payload: bytes,
         read: Callable[[Any], T | None],
         constraint: Constraint | None,
@@ -376,13 +379,13 @@ class ChatClient:
                 return value
         raise RequestFailed("unreadable", f"unreadable answer: {self._wire.excerpt(body)}")
 
-    async def _list(self, server: Server, *, fresh: bool) -> list[str]:
+    async def _list(self, server: ServerHealth, *, fresh: bool) -> list[str]:
         answer, body = await self._wire.exchange("GET", server.models, None, "data", fresh=fresh)
         try:
             names = [str(model["id"]) for model in answer["data"]]
         except _UNREADABLE:
-            said = f"unreadable answer: {self._wire.excerpt(body)}"
-            raise RequestFailed("unreadable", said, misplaced=True) from None
+            error = f"unreadable answer: {self._wire.excerpt(body)}"
+            raise RequestFailed("unreadable", error, misplaced=True) from None
         if names and server.model is None:
             server.model = names[0]
-        return names
+        return [printable(name) for name in names]

@@ -7,32 +7,34 @@ in order. The client retries; what it gives up is a failed judgement, and server
 from __future__ import annotations
 
 import asyncio
-import re
+import signal
+import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
-from r1reward_verl.engines.base import GREEDY, EngineError, Judgement, Prompt, Sampling, Status, Work, without
-from r1reward_verl.engines.chat import ChatClient, Reply
-from r1reward_verl.engines.messages import Parts, media_parts, message_content, read_answer
+from r1reward_verl.engines.base import GREEDY, EngineError, Judgement, JudgementStatus, Prompt, Sampling, Work, without
+from r1reward_verl.engines.chat import ChatError, Reply
+from r1reward_verl.engines.context import is_too_long
+from r1reward_verl.engines.messages import Parts
+from r1reward_verl.engines.online import DEFAULT_BODY, OnlineEndpoint
 from r1reward_verl.engines.wire import unreachable
 
-_THREADS = 4
+_AHEAD = 1  # cases that are prepared before the client has room for them
 _REACHED_IN = 5.0  # seconds
 _ANSWER_BYTES = 1 << 20  # of one judgement
-_MALFORMED = (400, 413, 422)
-_STOPPING = (401, 402, 403, 404, 405)
-_TOO_LONG = re.compile(r"context[ _]length|(maximum|max) (model|context)|too long|too many tokens", re.IGNORECASE)
-# How vLLM, OpenAI and servers like theirs name the tokens that they have, and those of the prompt.
-_CONTEXT = re.compile(r"(?:context|model) length\D{0,8}(\d+)", re.IGNORECASE)
-_PROMPT = re.compile(
-    r"(?<!at least )\b(\d+) (?:tokens )?(?:in (?:the messages|your prompt|the prompt)|input tokens)"
-    r"|(?:messages resulted in|input length|prompt contains|prompt \(length)\D{0,3}(\d+)",
-    re.IGNORECASE,
-)
+_STOPPING = {
+    401: "the key is not accepted; set the environment variable {key} to a valid one",
+    402: "the account is empty",
+    403: "the key does not give access to this model; set the environment variable {key} to one that does",
+    404: "no such model or address; see --model and --url",
+    405: "no chat server at this address; see --url",
+}
+_T = TypeVar("_T")
+_END = Work(0, (), None, ())  # what stands behind the last case
 
 
 class EndpointEngine:
@@ -43,10 +45,13 @@ class EndpointEngine:
         model: name under which they serve it.
         sampling: how judgements are generated. Servers bound pictures from below themselves.
         api_key: sent as a bearer token; None or empty: none is sent.
+        key_name: environment variable that holds the key, for messages.
         concurrency: requests on the wire at a time.
         timeout: seconds for one request.
         max_wait: seconds without an answer from any server after which `generate` gives up.
         retries: of a request that fails while others succeed.
+        body: further fields of each request; a None leaves a field out. With `max_tokens` in it, answers are not fitted
+            into the context.
 
     Raises:
         ValueError: an address or a key that cannot be meant.
@@ -59,167 +64,163 @@ class EndpointEngine:
         sampling: Sampling,
         *,
         api_key: str | None = None,
+        key_name: str = "of --api-key-env",
         concurrency: int = 64,
         timeout: float = 600.0,
         max_wait: float = 600.0,
         retries: int = 3,
+        body: Mapping[str, Any] = DEFAULT_BODY,
     ) -> None:
-        self._sampling, self._concurrency = sampling, concurrency
-        self._options: dict[str, Any] = {
-            "model": model,
-            "api_key": api_key,
-            "concurrency": concurrency,
-            "timeout": timeout,
-            "max_wait": max_wait,
-            "retries": retries,
-        }
+        self._sampling, self._concurrency, self._key_name, self._max_wait = sampling, concurrency, key_name, max_wait
         self._urls = list(urls)
-        self._said: deque[list[Judgement]] = deque()
+        self._connect = partial(
+            OnlineEndpoint,
+            self._urls,
+            model,
+            sampling,
+            api_key=api_key or "",
+            concurrency=concurrency,
+            timeout=timeout,
+            max_wait=max_wait,
+            retries=retries,
+            body=body,
+        )
+        self._finished: deque[list[Judgement]] = deque()
         self._stop = ""
-        self._several = True  # choices in one answer
-        self._client(1)
+        self._last = False  # whether no further case is there at the moment
+        self._connect()  # checks the options
 
-    def _client(self, samples: int) -> ChatClient:
-        return ChatClient(self._urls, **self._options, max_bytes=max(samples, 1) * _ANSWER_BYTES)
-
-    def generate(self, work: Iterator[Work]) -> Generator[Sequence[Judgement], None, None]:
+    def generate(self, work: Iterator[Work | None]) -> Generator[Sequence[Judgement], None, None]:
         """Yield the judgements of each request when it is answered; see `engine.Engine`.
+
+        Where the work is None, the next case depends on a judgement that is still to come.
 
         Raises:
             EngineError: the servers are gone, or want no such requests.
         """
         loop = asyncio.new_event_loop()
-        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
-        client: ChatClient | None = None
+        servers: OnlineEndpoint | None = None
         tasks: set[asyncio.Task[None]] = set()
         ended = False
         self._stop = ""
         try:
-            if refused := loop.run_until_complete(unreachable(self._urls, min(_REACHED_IN, self._options["max_wait"]))):
+            if refused := _run(loop, unreachable(self._urls, min(_REACHED_IN, self._max_wait))):
                 raise EngineError(f"no server can be reached: {refused}; start one, or correct --url")
             while True:
-                while not (ended or self._stop) and len(tasks) < self._concurrency:
-                    if (case := next(work, None)) is None:
-                        ended = True
+                while not (ended or self._stop) and len(tasks) < self._concurrency + _AHEAD:
+                    case = next(work, _END)
+                    self._last = case is None or case is _END
+                    ended = case is _END
+                    if case is None or case is _END:
                         break
-                    client = client or self._client(max(len(prompt.samples) for prompt in case.prompts))
-                    tasks.add(loop.create_task(self._judge(client, case, pool)))
+                    samples = max(len(prompt.samples) for prompt in case.prompts)
+                    servers = servers or self._connect(max_bytes=max(samples, 1) * _ANSWER_BYTES)
+                    tasks.add(loop.create_task(self._judge(servers, case)))
                 if not tasks:
                     break
                 # Not until a whole case is done: what is answered is to be on the disk soon.
                 waiting = asyncio.wait(tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-                done, tasks = loop.run_until_complete(waiting)
-                while self._said:
-                    yield self._said.popleft()
+                done, tasks = _run(loop, waiting)
+                while self._finished:
+                    yield self._finished.popleft()
                 for task in done:
                     task.result()
             if self._stop:
                 raise EngineError(self._stop)
         finally:
-            loop.run_until_complete(_end(tasks, client))
+            loop.run_until_complete(_end(tasks, servers))
             loop.close()
-            pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         """Do nothing: connections end with `generate`."""
 
-    async def _judge(self, client: ChatClient, work: Work, pool: ThreadPoolExecutor) -> None:
-        media = [*work.images, *(work.video or ())]
-
-        parts: Parts = []
-        if media:
-            try:
-                make = partial(media_parts, media, self._sampling.max_pixels)
-                parts = await asyncio.get_running_loop().run_in_executor(pool, make)
-            except ValueError as error:
-                self._said.extend(without(work, prompt, "failed", str(error)) for prompt in work.prompts)
-                return
+    async def _judge(self, servers: OnlineEndpoint, work: Work) -> None:
+        try:
+            media = await servers.encode([*work.images, *(work.video or ())])
+        except ValueError as error:
+            self._finished.extend(without(work, prompt, "failed", str(error)) for prompt in work.prompts)
+            return
         # Together, so that the server meets what they have in common at one time.
         await asyncio.gather(
             *(
-                self._ask(client, work, prompt, parts, samples)
+                self._ask(servers, work, prompt, media, samples)
                 for prompt in work.prompts
-                for samples in (
-                    [sample for sample in prompt.samples if sample == GREEDY],
-                    [sample for sample in prompt.samples if sample != GREEDY],
-                )
-                if samples
+                for samples in prompt.requests
             )
         )
 
-    async def _ask(self, client: ChatClient, work: Work, prompt: Prompt, media: Parts, samples: list[int]) -> None:
-        content = message_content(prompt.text, media, self._sampling.media_position)
-        left, tokens = samples, self._sampling.max_tokens
-        halved = False
-        temperature = 0.0 if samples == [GREEDY] else self._sampling.temperature
-        while left:
-            number = len(left) if self._several else 1
-            several: dict[str, Any] = {"n": number} if number > 1 else {}
-            reply = await client.complete(
-                [{"role": "user", "content": content}],
-                read_answer,
-                temperature=temperature,
-                top_p=1.0,
-                max_tokens=tokens,
-                **several,
-            )
-            if (answer := reply.value) is not None:
-                got = answer.texts[:number]
-                each = answer.completion_tokens if len(answer.texts) == 1 else None
-                judgements = [
-                    Judgement(work.row, prompt.order, sample, said, each, answer.prompt_tokens, reason)
-                    for sample, (said, reason) in zip(left, got, strict=False)
+    async def _ask(
+        self, servers: OnlineEndpoint, work: Work, prompt: Prompt, media: Parts, samples: tuple[int, ...]
+    ) -> None:
+        before = self._sampling.media_position == "before"
+        content = [*media, prompt.text] if before else [prompt.text, *media]
+        generated = await servers.generate(content, 0 if samples == (GREEDY,) else len(samples))
+        if generated.texts:
+            self._finished.append(
+                [
+                    Judgement(
+                        *(work.row, prompt.order, sample, one.text, one.token_count),
+                        prompt_tokens=generated.prompt_tokens or None,
+                        finish_reason=one.finish_reason,
+                        answer_tokens=one.answer_tokens,
+                    )
+                    for sample, one in zip(samples, generated.texts, strict=False)
                 ]
-                if each is None:
-                    judgements[0] = replace(judgements[0], answer_tokens=answer.completion_tokens)
-                self._said.append(judgements)
-                left = left[len(got) :]
-                continue
-            long = reply.code in _MALFORMED and _TOO_LONG.search(reply.error)
-            if long:
-                # Servers refuse what would not fit if the answer became as long as it may, too.
-                room = tokens // 2 if halved else await self._room(client, content, reply.error)
-                halved = halved or room is None
-                room = tokens // 2 if room is None else room
-                if 0 < room < tokens:
-                    tokens = room
-                    continue
-            if reply.code in _MALFORMED and not long and number > 1:
-                self._several = False
-                continue
-            self._fail(client, reply, work, Prompt(prompt.order, "", tuple(left)), "too_long" if long else "failed")
-            return
+            )
+        if generated.reply is not None and (left := samples[len(generated.texts) :]):
+            await self._fail(servers, generated.reply, work, Prompt(prompt.order, "", left))
 
-    async def _room(self, client: ChatClient, content: str | Parts, refusal: str) -> int | None:
-        """Return the tokens that a server has left for the answer to a prompt, None where it does not say."""
-        context, prompt = _CONTEXT.search(refusal), _PROMPT.search(refusal)
-        if context is None:
-            return None
-        if prompt is not None and (length := int(prompt[1] or prompt[2])) > 0:
-            return int(context[1]) - length
-        # What it refuses it need not count. What it answers it does.
-        reply = await client.complete(
-            [{"role": "user", "content": content}], read_answer, temperature=0.0, max_tokens=1
-        )
-        if reply.value is None:
-            return 0
-        if reply.value.prompt_tokens is None:
-            return None
-        return int(context[1]) - reply.value.prompt_tokens
-
-    def _fail(self, client: ChatClient, reply: Reply[Any], work: Work, prompt: Prompt, status: Status) -> None:
+    async def _fail(self, servers: OnlineEndpoint, reply: Reply[Any], work: Work, prompt: Prompt) -> None:
         code = reply.code or 0
         if reply.status == "refused" and (code in _STOPPING or 300 <= code < 400):
-            self._stop = f"{reply.error}: see --url, --model and the key (--api-key-env)"
+            why = _STOPPING.get(code, "the server sends elsewhere; see --url").format(key=self._key_name)
+            if code == 404:
+                with suppress(ChatError):
+                    names = {name for names in (await servers.models()).values() for name in names}
+                    why += f" (models there: {', '.join(sorted(names)[:20]) or 'none'})"
+            self._stop = f"{reply.error}: {why}"
             return
-        if reply.status == "failed" and client.given_up:
-            self._stop = f"the servers are gone: {reply.error}"
-        self._said.append(without(work, prompt, status, f"{reply.status}: {reply.error}"))
+        if reply.status == "failed" and servers.given_up:
+            # With no other case to be answered, one that no server can bear looks like servers that are gone.
+            alive = self._last and reply.code is not None
+            if self._last and not alive:
+                with suppress(ChatError):
+                    alive = bool(await servers.models())
+            if not alive:
+                self._stop = f"the servers are gone: {reply.error}"
+                return
+        status: JudgementStatus = "too_long" if is_too_long(reply) else "failed"
+        self._finished.append(without(work, prompt, status, f"{reply.status}: {reply.error}"))
 
 
-async def _end(tasks: set[asyncio.Task[None]], client: ChatClient | None) -> None:
+def _run(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run until the coroutine is done; Ctrl-C cancels it, and does not break into whichever callback runs then.
+
+    As `asyncio.Runner` does, which Python 3.10 lacks.
+    """
+    task = loop.create_task(coroutine)
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is not signal.default_int_handler:
+        return loop.run_until_complete(task)
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        loop.call_soon_threadsafe(task.cancel)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if interrupted:
+            raise KeyboardInterrupt
+
+
+async def _end(tasks: set[asyncio.Task[None]], servers: OnlineEndpoint | None) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    if client is not None:
-        await client.close()
+    if servers is not None:
+        await servers.close()

@@ -20,15 +20,56 @@ PROBE_EVERY = 5.0
 _FIRST_REST, _LONGEST_REST = 0.25, 15.0
 _IN_A_ROW = 3
 _IN_WORDS = 60.0
+_FIRST_RATE, _LOWEST_RATE = 8.0, 0.2  # requests a second
+_BURST = 0.05  # seconds of the pace that may be made up for
 
 
-class Server:
+class Pace:
+    """How many requests a second a server with a rate limit gets, found by trying; none until it first replies 429.
+
+    Sent all at once, most requests find the limit used up, and everybody waits as long as the server then asks for.
+    So the rate begins low, doubles each second until the limit is met, and then comes back to it slowly from below.
+    """
+
+    def __init__(self) -> None:
+        self.rate = math.inf
+        self.next_begin = self._cut = -math.inf
+        self._growth = 2.0  # in a second
+        self._answered = False
+
+    def begin(self, now: float) -> None:
+        """Count a request that is sent."""
+        if self.rate == math.inf:
+            return
+        if self.next_begin > now - 1 / self.rate:  # a rate that nobody makes use of proves nothing
+            self.rate *= self._growth ** (1 / self.rate)
+        self.next_begin = max(self.next_begin, now - _BURST) + 1 / self.rate
+
+    def answered(self) -> None:
+        """Take note that the server served a request."""
+        self._answered = True
+
+    def limited(self, began: float, now: float) -> None:
+        """Take note of a 429: what was on the wire together counts once."""
+        if began < self._cut:
+            return
+        if self.rate == math.inf:
+            self.rate = _FIRST_RATE
+        elif not self._answered or self._growth == 2.0:
+            self.rate, self._growth = max(self.rate / 2, _LOWEST_RATE), 1.02
+        else:
+            self.rate = max(self.rate * 0.85, _LOWEST_RATE)
+        self._cut, self._answered = now, False
+
+
+class ServerHealth:
     """One URL: what is on its wire, and when it may be asked again."""
 
     def __init__(self, url: str, model: str | None) -> None:
         self.url, self.model = url, model
         self.chat, self.models = URL(f"{url}/chat/completions"), URL(f"{url}/models")
         self.listing = asyncio.Lock()
+        self.pace = Pace()
         self.in_flight = 0
         self.last_begun = self.last_failed = self.rests_until = self.asked_until = -math.inf
         self.back_off = 0.0
@@ -40,8 +81,14 @@ class Server:
         """Count a request that is sent."""
         self.in_flight += 1
         self.last_begun = now
+        self.pace.begin(now)
         if self.back_off:  # one request finds out whether the server is back; the others have better places to be
             self.rests_until = math.inf
+
+    @property
+    def ready_at(self) -> float:
+        """When the next request may be sent."""
+        return max(self.rests_until, self.asked_until, self.pace.next_begin)
 
     def end(self, began: float, now: float) -> None:
         """Count a request that has ended, however it did."""
@@ -52,6 +99,7 @@ class Server:
     def answered(self, constrained: bool) -> None:
         """Take note of a good answer: the server needs no rest."""
         self.needs_no_rest()
+        self.pace.answered()
         self.left_out = False
         self._corrected = 0
         if constrained:

@@ -11,6 +11,8 @@ from r1reward_verl.text import valid_utf8
 
 MediaPosition = Literal["before", "after"]
 Parts = list[dict[str, Any]]
+Token = tuple[str, Mapping[str, float]]
+"""A generated token as text, and log-probabilities of it and of its most probable alternatives by their text."""
 
 
 def media_parts(media: Sequence[Media], max_pixels: int = MAX_PIXELS) -> Parts:
@@ -38,11 +40,14 @@ class ChatAnswer:
         texts: of each choice the text, and why it ended: "stop", "length" and so on, None if the server does not say.
         prompt_tokens: of the prompt; None if the server does not say.
         completion_tokens: of all texts together; None if the server does not say.
+        logprobs: of each choice its tokens, each with the log-probabilities of the tokens that were most probable in
+            its place; None where the server gives none.
     """
 
     texts: tuple[tuple[str, str | None], ...]
     prompt_tokens: int | None
     completion_tokens: int | None
+    logprobs: tuple[tuple[Token, ...] | None, ...] = ()
 
 
 def _with_reasoning(text: str, message: Mapping[str, Any]) -> str:
@@ -59,7 +64,7 @@ def read_answer(answer: Mapping[str, Any]) -> ChatAnswer | None:
     Raises:
         KeyError, TypeError, AttributeError: it has another form.
     """
-    texts = []
+    texts, logprobs = [], []
     for choice in answer["choices"]:
         # None where all tokens went into what the server does not show, or the model declined.
         text = choice["message"].get("content")
@@ -68,7 +73,17 @@ def read_answer(answer: Mapping[str, Any]) -> ChatAnswer | None:
         text = _with_reasoning(text or "", choice["message"])
         finish = choice.get("finish_reason")
         texts.append((valid_utf8(text), None if finish is None else valid_utf8(str(finish))[:100]))
+        logprobs.append(_read_logprobs(choice.get("logprobs")))
     usage = answer.get("usage") or {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     read, written = (count if type(count) is int and 0 <= count < 2**40 else None for count in counts)
-    return ChatAnswer(tuple(texts), read, written) if texts else None
+    return ChatAnswer(tuple(texts), read, written, tuple(logprobs)) if texts else None
+
+
+def _read_logprobs(value: Any) -> tuple[Token, ...] | None:
+    if not value or not value.get("content"):
+        return None
+    return tuple(
+        (str(token["token"]), {str(one["token"]): float(one["logprob"]) for one in [*token["top_logprobs"], token]})
+        for token in value["content"]
+    )

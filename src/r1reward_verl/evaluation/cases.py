@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
+from typing import NamedTuple
 
 from r1reward_verl.data.readers import RowError
 from r1reward_verl.errors import R1RewardError
@@ -28,30 +31,20 @@ class EvaluationError(R1RewardError):
 
 @dataclass
 class ValidCases:
-    """What the check learned about the cases.
+    """What the check learned about the cases."""
 
-    Attributes:
-        ids, categories: of each case.
-        images: largest number of pictures of a case.
-        frames: largest number of frames of a video, 0 without any.
-        pictures: number of all pictures and frames.
-        resized: number of those over the pixel budget.
-        rejected: number of rows that are not cases.
-        rejects: reasons of the first of them.
-    """
-
-    ids: list[str] = field(default_factory=list)
-    categories: list[str] = field(default_factory=list)
-    images: int = 0
-    frames: int = 0
-    pictures: int = 0
-    resized: int = 0
-    rejected: int = 0
-    rejects: list[str] = field(default_factory=list)
+    rows: set[int] = field(default_factory=set)  # numbers of the chosen ones
+    ids: list[str] = field(default_factory=list)  # of each chosen case
+    categories: list[str] = field(default_factory=list)  # of each chosen case
+    images: int = 0  # largest number of pictures of a case
+    frames: int = 0  # largest number of frames of a video, 0 without any
+    pictures: int = 0  # number of all pictures and frames
+    resized: int = 0  # number of those over the pixel budget
+    rejected: int = 0  # number of rows that are not cases
+    rejects: list[str] = field(default_factory=list)  # reasons of the first of them
 
 
-@dataclass(frozen=True, slots=True)
-class _PictureCheck:
+class _PictureCheck(NamedTuple):
     """The result of the check of a picture file."""
 
     pixels: int = 0
@@ -60,18 +53,46 @@ class _PictureCheck:
     fault: str = ""
 
 
-def first_cases(items: Iterable[Case | RowError], limit: int | None) -> Iterator[Case | RowError]:
-    """Yield items until there are `limit` cases; all of them without a limit."""
-    cases = 0
-    for item in items:
-        yield item
-        cases += isinstance(item, Case)
-        if cases == limit:
-            return
+def hashed(*values: object) -> int:
+    """Return a number of 64 bits that depends on these values alone."""
+    digest = hashlib.sha256("\0".join(map(str, values)).encode(errors="replace")).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def sample_rows(items: Iterable[Case | RowError], limit: int, seed: int, *, whole_ids: bool) -> set[int]:
+    """Draw cases from each category in proportion to its size, and return their rows.
+
+    A larger limit with the same seed draws the same cases and more.
+
+    Args:
+        items: of a benchmark's file.
+        limit: largest number of cases; the first id is drawn even if it has more.
+        seed: of the draw.
+        whole_ids: whether an id is drawn with all of its cases, as figures over ids need it.
+    """
+    categories: dict[str, dict[object, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for case in items:
+        if isinstance(case, Case):
+            categories[case.category][case.id if whole_ids else case.row].append(case.row)
+    queue: list[tuple[float, int, list[int]]] = []
+    for category, units in categories.items():
+        drawn = sorted((hashed(seed, category, unit), rows) for unit, rows in units.items())
+        queue += [((place + 0.5) / len(drawn), number, rows) for place, (number, rows) in enumerate(drawn)]
+    chosen: set[int] = set()
+    for _, _, rows in sorted(queue):
+        if chosen and len(chosen) + len(rows) > limit:
+            break
+        chosen.update(rows)
+    return chosen
 
 
 def validate_cases(
-    items: Iterable[Case | RowError], run: RunFolder, max_rejects: float, max_pixels: int, progress: bool | None
+    items: Iterable[Case | RowError],
+    run: RunFolder,
+    max_rejects: float,
+    max_pixels: int,
+    progress: bool | None,
+    chosen: Container[int] | None = None,
 ) -> ValidCases:
     """Check all cases, and their media as far as the headers, and write `cases.jsonl`.
 
@@ -81,20 +102,22 @@ def validate_cases(
         max_rejects: largest share of rows that may not be cases.
         max_pixels: pixel budget of a picture.
         progress: whether to show a bar; None for a bar on terminals and lines elsewhere.
+        chosen: rows of the cases that are to be judged; None for all.
 
     Raises:
         EvaluationError: too many rows are not cases, or media are missing or cannot be used; the message has all of
             it.
     """
     valid = ValidCases()
-    lost = False
+    rows, lost = 0, False
     missing: dict[str, str] = {}
     faults: dict[str, str] = {}
     check_file = lru_cache(maxsize=1 << 14)(_check_picture)
 
-    def check(media: Media) -> _PictureCheck:
+    def check(case: Case) -> list[tuple[Media, _PictureCheck]]:
         # Bytes are not kept: thousands of pictures would stay in memory.
-        return check_file(str(media.path)) if media.data is None else _check_picture(media.data)
+        media = (*case.images, *(case.video or ()))
+        return [(one, check_file(str(one.path)) if one.data is None else _check_picture(one.data)) for one in media]
 
     with (
         ThreadPoolExecutor(_THREADS, thread_name_prefix="media") as pool,
@@ -102,35 +125,36 @@ def validate_cases(
     ):
         items = iter(items)
         while chunk := list(islice(items, _CHUNK)):
-            media = [() if isinstance(item, RowError) else (*item.images, *(item.video or ())) for item in chunk]
-            checks = iter(list(pool.map(check, [one for several in media for one in several])))
-            for item, several in zip(chunk, media, strict=True):
-                if isinstance(item, RowError):
-                    valid.rejected += item.rows or 1
-                    lost = lost or item.rows is None
-                    if len(valid.rejects) < _LISTED:
-                        valid.rejects.append(f"row {item.number}: {item.reason}")
-                    continue
-                valid.ids.append(item.id)
-                valid.categories.append(item.category)
-                valid.images = max(valid.images, len(item.images))
-                valid.frames = max(valid.frames, len(item.video or ()))
-                for one, found in zip(several, checks, strict=False):
+            for error in (one for one in chunk if isinstance(one, RowError)):
+                rows += error.rows or 1
+                valid.rejected += error.rows or 1
+                lost = lost or error.rows is None
+                if len(valid.rejects) < _LISTED:
+                    valid.rejects.append(f"row {error.number}: {error.reason}")
+            cases = [one for one in chunk if isinstance(one, Case)]
+            rows += len(cases)
+            cases = [case for case in cases if chosen is None or case.row in chosen]
+            for case, checks in zip(cases, pool.map(check, cases), strict=True):
+                valid.rows.add(case.row)
+                valid.ids.append(case.id)
+                valid.categories.append(case.category)
+                valid.images = max(valid.images, len(case.images))
+                valid.frames = max(valid.frames, len(case.video or ()))
+                for one, found in checks:
                     valid.pictures += 1
                     valid.resized += found.pixels > max_pixels
-                    name = one.path or f"row {item.row}, picture {valid.pictures}"
+                    name = one.path or f"row {case.row}, picture {valid.pictures}"
                     fault = found.fault
                     if one.sha256 is not None and found.sha256 not in (None, one.sha256):
                         fault = f"the picture {excerpt(one.path or one.data)} has changed: its sha256 is another"
                     if found.missing:
-                        missing.setdefault(name, f"row {item.row}: {found.missing}")
+                        missing.setdefault(name, f"row {case.row}: {found.missing}")
                     elif fault:
-                        faults.setdefault(name, f"row {item.row}: {fault}")
-                run.add_case(item)
-            bar.update(len(chunk))
+                        faults.setdefault(name, f"row {case.row}: {fault}")
+                run.add_case(case)
+            bar.update(len(cases))
 
     problems = []
-    rows = len(valid.ids) + valid.rejected
     if lost or valid.rejected > max_rejects * rows:
         hint = "" if lost else "; correct them, or leave them out with --max-rejects"
         title = f"{valid.rejected:,} of {rows:,} rows are no cases{hint}"

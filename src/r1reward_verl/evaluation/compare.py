@@ -51,18 +51,16 @@ def compare(
 
     Args:
         first: verdicts of A.
-        second: verdicts of B, on the same `cases`.
+        second: verdicts of B.
         cases: what both index into.
         resamples: of the intervals; fewer of the intervals of lengths where there are more than 10,000 ids, at least
             1,000.
         seed: of the resampling.
 
     Returns:
-        `only_a`, `only_b`: shown cases that only one of the two judged, and are left out;
-        `all`, and `by_category`: name -> the same for its cases: `rows`, `cases`, `ids`, `accuracy_a`, `accuracy_b`,
-        `difference` with `ci95`, `both_right`, `a_right` (only A), `b_right` (only B), `both_wrong`, `p_mcnemar`,
-        `p_by_id`; and in `all` also `tokens` and `reasoning_characters` of the greedy judgements, each with the means
-        `a` and `b`, `change` (B / A - 1) and its `ci95`. None where there is nothing to count.
+        `only_a`, `only_b`: shown cases that only one of the two judged, and are left out; `all`, and `by_category`:
+        name -> the figures of its cases (see `part`), of which `all` also has those of the lengths of the greedy
+        judgements. None where there is nothing to count.
 
     Raises:
         ValueError: no shown case that both judged.
@@ -202,5 +200,5 @@ def _at(run: JudgedRun, kept: NDArray[np.int64]) -> Verdicts:
 
 def _describe(run: JudgedRun, at: int) -> str:
     case = next(islice(run.saved.cases(), at, None))
-    fields = ", ".join(f"{name} {excerpt(case.get(name))}" for name in ("row", "id", "question"))
-    return f"{run.saved.folder} ({len(run.rows)} cases): {fields}"
+    described = f"row {case.row}, id {excerpt(case.id)}, question {excerpt(case.question)}"
+    return f"{run.saved.folder} ({len(run.rows)} cases): {described}"

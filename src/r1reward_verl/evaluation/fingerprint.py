@@ -1,9 +1,8 @@
-"""What tells files apart: the content of a checkpoint, the size and date of a data file."""
+"""What tells checkpoints apart."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from r1reward_verl.engines.vllm import checkpoint
@@ -40,9 +39,3 @@ def fingerprint_model(model: str) -> str:
                 file.seek(start)
                 digest.update(file.read(_PIECE))
     return digest.hexdigest()
-
-
-def file_stamp(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return size and date of change of a file."""
-    about = os.stat(path)
-    return about.st_size, about.st_mtime_ns

@@ -17,74 +17,72 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import msgspec
 
 from r1reward_verl.engines.base import Judgement
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.evaluation.benchmarks import Case
-from r1reward_verl.judgement import LENIENT_MODES, Lenient
-from r1reward_verl.storage import AppendFile, replaced_folder, write_json
+from r1reward_verl.evaluation.reading import READINGS, Reading
+from r1reward_verl.storage import AppendFile, locked, replaced_folder, write_json
 from r1reward_verl.text import excerpt
 
 ORDERS = {"chosen-first": 1, "rejected-first": 2}
 """Order in which a case is shown -> label: which of the two responses is the better one."""
-GROWING = ("samples", "limit")
-"""Settings that may be raised, and lowered again as far as no judgement is beyond them."""
 MAX_SAMPLES = 10_000
 
 _RUN, _CASES, _JUDGEMENTS, _METRICS = "run.json", "cases.jsonl", "judgements.jsonl", "metrics.json"
 _MISSING = "missing.txt"
 _PARTIAL_CASES = f"{_CASES}.partial"
 _FORM = 1
-_DONE, _FAILED = 1, 2
 
 
 class RunFolderError(R1RewardError):
     """A run folder that cannot be resumed: another run writes it, it is damaged, or it holds another evaluation."""
 
 
+class SavedCase(msgspec.Struct, frozen=True):
+    """A line of `cases.jsonl`."""
+
+    row: int
+    id: str
+    category: str
+    question: str = ""
+    chosen: str = ""
+    rejected: str = ""
+    media: list[str] | Literal["inline"] = []
+    reference_category: str | None = None
+
+
 @dataclass(frozen=True)
 class SavedRun:
-    """A run folder for reading; cases and judgements are read one at a time and not kept.
+    """A run folder for reading; cases and judgements are read one at a time and not kept."""
 
-    Attributes:
-        folder: where it is.
-        settings: what the judgements depend on; empty without a `run.json`.
-        about: further facts about the run.
-    """
-
-    folder: Path
-    settings: Mapping[str, Any]
-    about: Mapping[str, Any]
+    folder: Path  # where it is
+    settings: Mapping[str, Any]  # what the judgements depend on; empty without a `run.json`
+    about: Mapping[str, Any]  # further facts about the run
 
     @property
-    def lenient(self) -> Lenient | None:
-        """How the run reads malformed judgements."""
+    def reading(self) -> Reading:
+        """How the run reads judgements."""
         value = self.about.get("lenient")
-        return value if value in LENIENT_MODES else None
+        return value if value in READINGS else "strict"
 
-    def cases(self) -> Iterator[dict[str, Any]]:
+    def cases(self) -> Iterator[SavedCase]:
         """Yield the lines of `cases.jsonl`.
 
         Raises:
             ValueError: a line that is not a case; the message names it.
         """
-        path = self.folder / _CASES
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    case = json.loads(line)
-                    row, _, _ = (case[name] for name in ("row", "id", "category"))
-                    if type(row) is not int:
-                        raise ValueError(f"row {excerpt(row)}")
-                except (ValueError, KeyError, TypeError, RecursionError) as error:
-                    raise ValueError(f"{path}, line {number}: not a case ({error!r})") from None
-                yield case
+        for path, number, line in self._lines(_CASES):
+            try:
+                yield msgspec.convert(json.loads(line), SavedCase)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: not a case ({error}): {excerpt(line)}") from None
 
     def judgements(self) -> Iterator[Judgement]:
         """Yield the judgements in the order of the file, those that failed included.
@@ -92,11 +90,15 @@ class SavedRun:
         Raises:
             ValueError: a line that is not a judgement; the message names it. A last line without its end is ignored.
         """
-        path = self.folder / _JUDGEMENTS
+        for path, number, line in self._lines(_JUDGEMENTS):
+            if line.endswith(b"\n"):
+                yield _read_judgement(path, number, line)
+
+    def _lines(self, name: str) -> Iterator[tuple[Path, int, bytes]]:
+        path = self.folder / name
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.endswith(b"\n"):
-                    yield _read_judgement(path, number, line)
+                yield path, number, line
 
     @property
     def finished(self) -> bool:
@@ -134,7 +136,11 @@ def read_run(folder: str | os.PathLike[str]) -> SavedRun:
         raise ValueError(f"no run at {str(folder)!r}: give the folder that `r1reward eval run` wrote")
     for name in (_CASES, _JUDGEMENTS):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} has no {name}: `r1reward eval run` writes it, and resumes where it stopped")
+            below = ", ".join(sorted(path.parent.name for path in folder.glob(f"*/{name}")))
+            hint = f"; it holds the runs {below}, name one of them" if below else ""
+            raise ValueError(
+                f"{folder} has no {name}: `r1reward eval run` writes it, and resumes where it stopped{hint}"
+            )
     content = _read_object(folder / _RUN) if (folder / _RUN).exists() else {}
     settings, about = (content.get(name, {}) for name in ("settings", "about"))
     samples = settings.get("samples", 0) if isinstance(settings, dict) and isinstance(about, dict) else None
@@ -148,11 +154,12 @@ def copy_run(saved: SavedRun, folder: str | os.PathLike[str], metrics: Mapping[s
 
     Raises:
         ValueError: there is something at `folder` already.
+        LockedError: another process writes there.
     """
     folder = Path(folder)
     if folder.exists():
         raise ValueError(f"{folder} exists: name a new folder for the copy")
-    with replaced_folder(folder) as partial:
+    with locked(folder), replaced_folder(folder) as partial:
         for name in (_CASES, _JUDGEMENTS):
             shutil.copyfile(saved.folder / name, partial / name)
         about = {**saved.about, "lenient": metrics["lenient"], "copy_of": str(saved.folder.resolve())}
@@ -186,8 +193,6 @@ class RunFolder:
 
     Judgements that all failed do not bind: with other settings they are forgotten.
 
-    Memory: about 150 bytes a case, and two for each sample, whatever the model wrote.
-
     Args:
         folder: created if it is missing.
         settings: what the judgements depend on, as JSON holds it; among it `samples` and `limit`.
@@ -200,7 +205,6 @@ class RunFolder:
     Attributes:
         about: further facts about the run, those of earlier attempts included.
         cut_off: whether a last line without its end was removed.
-        count: number of judgements that need no further attempt, those of prompts that are too long included.
     """
 
     def __init__(
@@ -209,12 +213,10 @@ class RunFolder:
         self.folder = Path(folder)
         self._other_servers = other_servers
         self.settings = {"form": _FORM, **settings}
-        self.count = 0
+        self.about: dict[str, Any] = {}
         self.cut_off = False
-        self._wanted = range(int(settings["samples"]) + 1)
-        self._places = len(self._wanted)
-        self._states: dict[int, bytearray] = {}
-        self._most = dict.fromkeys(GROWING, 0)
+        self._rows: set[int] = set()  # that were tried
+        self._done: set[int] = set()  # keys of the judgements that need no further attempt
         self._cases: IO[str] | None = None
         self._committed = False
         try:
@@ -228,40 +230,40 @@ class RunFolder:
                 f"another run writes {self.folder}: wait for its end, or name another folder"
             ) from None
         try:
-            earlier, self.about = self._read_settings()
-            self._read_judgements()
-            self._check_settings(earlier)
-            self._file.cut()
+            if not self._file.is_empty():  # else there is nothing to mix with
+                earlier = self._read_settings()
+                self._read_judgements(int(max(earlier.get("samples", 0), settings["samples"])))
+                self._check_settings(earlier)
+                self._file.cut()
         except BaseException:
             self._file.close()
             raise
 
-    def _read_settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the settings of the judgements that are there, and the facts about the run so far."""
-        if self._file.is_empty():
-            return self.settings, {}  # nothing to mix with
+    @property
+    def count(self) -> int:
+        """Number of judgements that need no further attempt, those of prompts that are too long included."""
+        return len(self._done)
+
+    def _read_settings(self) -> dict[str, Any]:
+        """Return the settings of the judgements that are there, and take over the facts about the run so far."""
         try:
             content = _read_object(self.folder / _RUN)
-            earlier, about = dict(content["settings"]), dict(content["about"])
-            self._places = max(self._places, int(earlier.get("samples", 0)) + 1)
+            earlier, self.about = dict(content["settings"]), dict(content["about"])
+            int(earlier.get("samples", 0))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunFolderError(
                 f"{self._file.path} holds judgements, but {self.folder / _RUN} does not say with which settings they "
                 f"were made ({type(error).__name__}: {error}); name another folder, or remove this one"
             ) from None
-        return earlier, about
+        return earlier
 
-    def _read_judgements(self) -> None:
+    def _read_judgements(self, samples: int) -> None:
         try:
             for number, _, line in self._file.lines():
                 one = _read_judgement(self._file.path, number, line)
-                if one.sample >= self._places:
+                if one.sample > samples:
                     raise ValueError(f"{self._file.path}, line {number}: not a judgement (sample {one.sample})")
-                self._set_state(one)
-                self._most = {
-                    "samples": max(self._most["samples"], one.sample),
-                    "limit": max(self._most["limit"], one.row),  # a case's row is at least its number
-                }
+                self._note(one)
         except ValueError as error:
             raise RunFolderError(f"{error}; remove the line, or the folder") from None
         self.cut_off = self._file.torn
@@ -269,56 +271,63 @@ class RunFolder:
     def _check_settings(self, earlier: Mapping[str, Any]) -> None:
         """Refuse to mix the judgements that are there with those of other settings."""
         changed = [name for name in {**earlier, **self.settings} if self._differs(name, earlier)]
-        if changed and not self.count:  # nothing was answered: a wrong name of the model must not block the right one
-            self._file.size, self.about, changed = 0, {}, []
-            self._states.clear()
-            self._most = dict.fromkeys(GROWING, 0)
-        if changed:
+        if changed and not self._done:  # nothing was answered: a wrong name of the model must not block the right one
+            self._forget()
+        elif changed:
             values = "; ".join(
                 f"{name} was {excerpt(earlier.get(name))} and is {excerpt(self.settings.get(name))} now"
                 for name in changed
             )
             servers = ", or go on with --other-servers" if changed == ["urls"] else ""
-            growing = " and ".join(f"--{name}" for name in GROWING)
             raise RunFolderError(
-                f"{self.folder} holds judgements of another evaluation: {values}. Use the same ({growing} can be "
-                f"raised), name another folder, or remove this one{servers}"
+                f"{self.folder} holds judgements of another evaluation: {values}. Use the same (--samples and --limit "
+                f"can be raised), name another folder, or remove this one{servers}"
             )
+
+    def _forget(self) -> None:
+        self._file.size, self.about = 0, {}
+        self._file.cut()
+        self._rows.clear()
 
     def _differs(self, name: str, earlier: Mapping[str, Any]) -> bool:
         before, now = earlier.get(name), self.settings.get(name)
-        if before == now:
-            return False
+        if name == "samples":
+            return max((key % MAX_SAMPLES for key in self._done), default=0) > int(now or 0)
         if name == "urls" and (before is None or self._other_servers):  # before there were any in the file
             return False
-        if name not in GROWING:
-            return True
-        if now is None or (before is not None and before < now):  # without a limit there are all cases
-            return False
-        return bool(now < self._most[name])
+        return name != "limit" and before != now  # `keep_to` checks which cases a limit leaves
 
-    def _set_state(self, one: Judgement) -> None:
-        state = self._states.setdefault(one.row, bytearray(2 * self._places))
-        place = (ORDERS[one.order] - 1) * self._places + one.sample
-        self.count -= state[place] == _DONE
-        state[place] = _FAILED if one.status == "failed" else _DONE
-        self.count += state[place] == _DONE
+    def keep_to(self, rows: Set[int]) -> None:
+        """Refuse to go on if cases were judged that are not among the rows of this attempt.
+
+        Raises:
+            RunFolderError: see there.
+        """
+        others = self._rows - rows
+        if others and not self._done:
+            self._forget()
+        elif others:
+            raise RunFolderError(
+                f"{self.folder} holds judgements of {len(others):,} cases that --limit {self.settings.get('limit')} "
+                "does not draw: raise it, name another folder, or remove this one"
+            )
+
+    def _note(self, one: Judgement) -> None:
+        self._rows.add(one.row)
+        (self._done.discard if one.status == "failed" else self._done.add)(_key(one.row, one.order, one.sample))
 
     def wanted(self, row: int, order: str) -> tuple[int, ...]:
         """Return the numbers of the judgements of a case that are missing or failed."""
-        state = self._states.get(row)
-        if state is None:
-            return tuple(self._wanted)
-        start = (ORDERS[order] - 1) * self._places
-        return tuple(sample for sample in self._wanted if state[start + sample] != _DONE)
+        samples = range(int(self.settings["samples"]) + 1)
+        return tuple(sample for sample in samples if _key(row, order, sample) not in self._done)
 
     def add_case(self, case: Case) -> None:
         """Add a case to the new `cases.jsonl`, which gets its name with `commit`."""
         if self._cases is None:
             self._cases = (self.folder / _PARTIAL_CASES).open("w", encoding="utf-8", errors="replace")
-        media = [*case.images, *(case.video or ())]
+        paths = [one.path for one in (*case.images, *(case.video or ()))]
         line = {name: getattr(case, name) for name in ("row", "id", "category", "question", "chosen", "rejected")}
-        line["media"] = "inline" if any(one.path is None for one in media) else [one.path for one in media]
+        line["media"] = "inline" if None in paths else paths
         if case.reference_category != case.category:
             line["reference_category"] = case.reference_category
         self._cases.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -332,7 +341,7 @@ class RunFolder:
         self.commit()
         self._file.append(b"".join(map(_line, judgements)))
         for one in judgements:
-            self._set_state(one)
+            self._note(one)
 
     def flush(self) -> None:
         """Bring what was added to the disk."""
@@ -357,12 +366,7 @@ class RunFolder:
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`."""
-        write_json(self.metrics_path, metrics)
-
-    @property
-    def metrics_path(self) -> Path:
-        """Where the figures are."""
-        return self.folder / _METRICS
+        write_json(self.folder / _METRICS, metrics)
 
     def write_missing(self, paths: Iterable[str]) -> Path:
         """Write the list of missing media files, delete it if there are none, and return its path."""
@@ -380,6 +384,10 @@ class RunFolder:
             (self.folder / _PARTIAL_CASES).unlink(missing_ok=True)
         finally:
             self._file.close()
+
+
+def _key(row: int, order: str, sample: int) -> int:
+    return (2 * row + ORDERS[order] - 1) * MAX_SAMPLES + sample
 
 
 def _line(judgement: Judgement) -> bytes:

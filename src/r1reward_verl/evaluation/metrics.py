@@ -55,27 +55,8 @@ def compute_metrics(
         seed: of the resampling.
 
     Returns:
-        `rows` (shown cases that count), `pairs` (their cases), `ids`, `samples` (K); `failed` and `too_long` (shown
-        cases), `complete`;
-
-        `accuracy` over rows, `macro` (mean over the categories that have rows), `overall` (one of the two),
-        `acc_plus` (share of ids all of whose rows are right); `voting_accuracy`, `voting_macro`, `voting_overall` and
-        `voting_acc_plus`, the same of the majority of all K samples, ties as in `voting` (each a toss of its own);
-        `voting`: `{"k": [1, ..., K], "accuracy": [...], "any_correct": [...]}`, over rows;
-
-        `consistency`, the share of greedy judgements with a verdict whose reasoning supports it; `position_bias`,
-        accuracy where the better response stands first minus where it stands second (0 for a fair model, 1 for one
-        that always answers 1); of the cases judged in both orders `both_orders_accuracy`, the share right in both, and
-        `flip_rate`, of those with a verdict in both the share that names different responses;
-
-        `unparsable`, the share of rows whose greedy judgement has no verdict (prompts that are too long are not
-        among them); `mean_response_tokens` and `mean_reasoning_characters` of the greedy judgements, tokens of those
-        of which they are known;
-
-        `by_category`: name -> `rows`, `cases`, `accuracy`, `ci95`, `voting`, `voting_ci95`, `unparsable`, `acc_plus`,
-        `voting_acc_plus`.
-
-        Outside `by_category` each share but `unparsable` has its 95% interval `*_ci95` = [low, high].
+        The figures of `docs/reference/benchmarks.md`. Outside `by_category` each share but `unparsable` has its 95%
+        interval `*_ci95` = [low, high]. `voting` is `{"k": [1, ..., K], "accuracy": [...], "any_correct": [...]}`.
 
     Raises:
         ValueError: nothing was judged, or a shown case's category is not one of `categories`.
@@ -154,6 +135,7 @@ def compute_metrics(
         "any_correct": curves[1].tolist(),
     }
 
+    metrics["any_correct"] = float(curves[1][-1]) if samples else None
     metrics["unparsable"] = float(unparsable.mean())
     put("consistency", share((shown.consistency == 1) * parsed, parsed))
     put("position_bias", _position_bias(right, shown.label, cluster, resamples, seed))
@@ -172,16 +154,7 @@ def compute_metrics(
     return metrics
 
 
-def reference_metrics(
-    verdicts: Verdicts,
-    cases: Cases,
-    *,
-    categories: Sequence[str] | None = None,
-    overall: Overall = "micro",
-    acc_plus: bool = False,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Any]:
+def reference_metrics(verdicts: Verdicts, cases: Cases, **options: Any) -> dict[str, Any]:
     """Compute the figures of the reference protocol, to compare with published numbers; they flatter.
 
     Only cases shown with the better response first count, so a model that always answers 1 scores 100%. Averages
@@ -191,11 +164,7 @@ def reference_metrics(
     Args:
         verdicts: read with `reference_verdict`.
         cases: with the reference's categories.
-        categories: as for `compute_metrics`, as are all others.
-        overall: "macro" for Multimodal RewardBench.
-        acc_plus: true for MM-RLHF-RewardBench.
-        resamples: of the intervals.
-        seed: of the resampling.
+        options: as for `compute_metrics`.
 
     Returns:
         As `compute_metrics`, but `unparsable` is None: what cannot be read means 2.
@@ -211,9 +180,7 @@ def reference_metrics(
             f"{len(lacking) + len(first.case)} were shown only with it second (the first of them has the id "
             f"{cases.id[int(lacking[0])]!r})"
         )
-    metrics = compute_metrics(
-        first, cases, categories=categories, overall=overall, acc_plus=acc_plus, resamples=resamples, seed=seed
-    )
+    metrics = compute_metrics(first, cases, **options)
     for one in (metrics, *metrics["by_category"].values()):
         one["unparsable"] = None
     return metrics

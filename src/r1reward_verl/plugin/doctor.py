@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -22,9 +21,13 @@ from typing import TextIO
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from r1reward_verl.plugin.preflight.attention import INSTALL_FLASH, flash_attention_is_missing
 from r1reward_verl.plugin.preflight.checks import notes, run_checks
-from r1reward_verl.plugin.preflight.config import Problem, select
-from r1reward_verl.plugin.preflight.versions import INSTALL, installed_version, version_problem
+from r1reward_verl.plugin.preflight.config import Doubt, Problem, config_value
+from r1reward_verl.plugin.preflight.hardware import ray_cluster
+from r1reward_verl.plugin.preflight.model import model_config
+from r1reward_verl.plugin.preflight.nodes import check_nodes
+from r1reward_verl.plugin.preflight.versions import INSTALL, installed_version, missing, version_note
 
 GB = 1024**3
 
@@ -74,8 +77,11 @@ def diagnose(overrides: Sequence[str], dry_run: bool = False) -> int:
     failed = _line(out, "verl plugin", check_verl_plugin(), "loaded, all names registered")
     failed |= _line(out, "vLLM plugin", check_vllm_plugin(), "found and loadable")
     if config is None:
-        versions = [*version_problem("verl", ["verl"]), *version_problem("vllm", VLLM)]
-        failed |= _line(out, "versions", versions, _versions())
+        failed |= _line(out, "versions", [*missing("verl"), *missing("vllm")], _versions())
+        if (note := version_note()) is not None:
+            print(f"note     {note}", file=out)
+        if flash_attention_is_missing():
+            print(f"note     flash-attn: not installed: add +attention=sdpa (slower), or {INSTALL_FLASH}", file=out)
     if composition:
         failed |= _line(out, "config", composition, "")
     elif config is not None and overrides:
@@ -93,9 +99,8 @@ def _check_config(config: DictConfig, out: TextIO) -> bool:
     failed = False
     for name, problems in run_checks(config):
         failed |= _line(out, name, problems, _versions() if name == "versions" else "fine")
-        if problems and name == "versions":
-            print("skipped  config: the other checks are written for the supported versions", file=out)
-            return True
+    if ray_cluster(config) is not None:
+        failed |= _line(out, "nodes", check_nodes(config), "each has what the run needs")
     failed |= _line(out, "verl's own checks", check_verl_validation(config), "passed")
     for note in notes(config):
         print(f"note     {note}", file=out)
@@ -133,10 +138,11 @@ def _line(out: TextIO, name: str, problems: Iterable[Problem], fine: str) -> boo
     """Print the outcome of one check; return whether it found a problem."""
     found = list(problems)
     for problem in found:
-        print(f"PROBLEM  {name}: {' '.join(str(problem).split())}", file=out)
+        word = "doubt   " if isinstance(problem, Doubt) else "PROBLEM "
+        print(f"{word} {name}: {' '.join(str(problem).split())}", file=out)
     if not found:
         print(f"ok       {name}: {fine}", file=out)
-    return bool(found)
+    return not all(isinstance(problem, Doubt) for problem in found)
 
 
 # -----------------------------------------------------------------------------
@@ -148,7 +154,7 @@ REINSTALL = "Install r1reward-verl again into the environment of verl"
 
 
 def _versions() -> str:
-    names = ("verl", *VLLM, "torch", "transformers", "ray")
+    names = ("verl", *VLLM, "torch", "transformers", "flash-attn", "ray")
     found = ((name, installed_version(name)) for name in names)
     return ", ".join(f"{name} {version}" for name, version in found if version)
 
@@ -229,10 +235,12 @@ def check_verl_validation(config: DictConfig) -> Iterator[Problem]:
 def check_shared_memory(config: DictConfig | None, directory: str = SHM) -> Iterator[Problem]:
     """Yield a problem where shared memory does not hold Ray's objects and weights on their way to vLLM."""
     needed = SHM_BYTES
-    if config is not None and select(config, "trainer.device") == "cpu":
+    if config is not None and config_value(config, "trainer.device") == "cpu":
         # On the CPU each rank's weights travel through shared memory, a bucket at a time.
-        bucket = select(config, "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes") or 0
-        needed += int(bucket) * 1024**2 * int(select(config, "trainer.n_gpus_per_node") or 1)
+        bucket = (
+            config_value(config, "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes") or 0
+        )
+        needed += int(bucket) * 1024**2 * int(config_value(config, "trainer.n_gpus_per_node") or 1)
     total = shutil.disk_usage(directory).total if Path(directory).is_dir() else 0
     if total < needed:
         yield Problem(
@@ -246,9 +254,9 @@ def check_disk(config: DictConfig | None) -> Iterator[Problem]:
     """Yield a problem where the disk cannot hold the checkpoints a run keeps and the one being written."""
     directory, needed = Path.cwd(), DISK_BYTES
     if config is not None:
-        directory = Path(str(select(config, "trainer.default_local_dir") or ".")).absolute()
-        if (select(config, "trainer.save_freq") or 0) > 0:
-            kept = select(config, "trainer.max_actor_ckpt_to_keep") or 1
+        directory = Path(str(config_value(config, "trainer.default_local_dir") or ".")).absolute()
+        if (config_value(config, "trainer.save_freq") or 0) > 0:
+            kept = config_value(config, "trainer.max_actor_ckpt_to_keep") or 1
             needed += (int(kept) + 1) * CHECKPOINT_BYTES_PER_PARAMETER * parameters(config)
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -267,10 +275,10 @@ def check_memory(config: DictConfig | None) -> Iterator[Problem]:
         size = parameters(config)
         actor = "actor_rollout_ref.actor.fsdp_config"
         offloaded = any(
-            select(config, f"{actor}.{name}") for name in ("offload_policy", "param_offload", "optimizer_offload")
+            config_value(config, f"{actor}.{name}") for name in ("offload_policy", "param_offload", "optimizer_offload")
         )
-        if offloaded or select(config, "trainer.device") == "cpu":
-            nodes = int(select(config, "trainer.nnodes") or 1)
+        if offloaded or config_value(config, "trainer.device") == "cpu":
+            nodes = int(config_value(config, "trainer.nnodes") or 1)
             needed += STATE_BYTES_PER_PARAMETER * size // nodes
         else:
             needed += 4 * size  # the first rank loads the whole model in fp32 before it is sharded
@@ -285,10 +293,9 @@ def check_memory(config: DictConfig | None) -> Iterator[Problem]:
 
 def parameters(config: DictConfig) -> int:
     """Return the number of parameters of the model, from the size of its safetensors; 0 where unknown."""
-    path = select(config, "actor_rollout_ref.model.path")
-    if path is None or not Path(str(path), "config.json").is_file():
+    path = config_value(config, "actor_rollout_ref.model.path")
+    if not (model := model_config(path)):
         return 0
-    model = json.loads(Path(str(path), "config.json").read_text())
     dtype = model.get("dtype") or model.get("torch_dtype") or model.get("text_config", {}).get("dtype")
     stored = sum(file.stat().st_size for file in Path(str(path)).glob("*.safetensors"))
     return stored // (4 if dtype == "float32" else 2)

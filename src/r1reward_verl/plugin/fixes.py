@@ -6,7 +6,10 @@ day verl ships its own.
 
 from __future__ import annotations
 
-from types import ModuleType
+import functools
+import importlib
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -51,3 +54,92 @@ def install_position_ids_fix(tensordict_utils: ModuleType) -> None:
                 data["position_ids"] = ragged_position_ids(position_ids)
 
     tensordict_utils.maybe_fix_3d_position_ids = maybe_fix_3d_position_ids  # type: ignore[attr-defined]
+
+
+def install_trl_fix(monkey_patch: ModuleType) -> None:
+    """Let verl take a TRL without its class of models with a value head for no TRL.
+
+    verl 0.9.1 imports that class wherever a package `trl` is installed, for any model, and TRL 1.16.0 does not
+    have it: no model of verl could be built beside that.
+    """
+    is_trl_available = monkey_patch.is_trl_available
+
+    def has_value_heads() -> bool:
+        if not is_trl_available():
+            return False
+        for name in ("trl.experimental.ppo", "trl"):
+            try:
+                if hasattr(importlib.import_module(name), "AutoModelForCausalLMWithValueHead"):
+                    return True
+            except ImportError:
+                continue
+        return False
+
+    monkey_patch.is_trl_available = has_value_heads  # type: ignore[attr-defined]
+
+
+def install_one_vision_run(qwen_vl: ModuleType) -> None:
+    """Let each micro-batch run the vision tower of a Qwen-VL exactly once, whatever media it has.
+
+    verl 0.9.1 runs it once for the pictures, once more for the videos, and for a micro-batch without either on an empty
+    picture, which fails for Qwen2-VL and Qwen2.5-VL on transformers 5 ("'BaseModelOutputWithPooling' object has no
+    attribute 'mean'"). FSDP gathers the weights of the tower in each run, so that ranks wait for each other for ever if
+    one of them has pictures and videos in a micro-batch and another one has not.
+
+    Args:
+        qwen_vl: `verl.models.transformers.qwen2_vl` or `qwen3_vl`. Its `_get_input_embeds` puts the features of
+            pictures and videos into the embeddings of the tokens.
+    """
+    original = qwen_vl._get_input_embeds
+
+    @functools.wraps(original)
+    def _get_input_embeds(
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+    ) -> Any:
+        videos = None if pixel_values is None or pixel_values_videos is None else (pixel_values_videos, video_grid_thw)
+        # What verl reads of the model there.
+        stand_in = SimpleNamespace(
+            config=model.config,
+            get_input_embeddings=model.get_input_embeddings,
+            visual=_OneVisionRun(model, qwen_vl.unpack_visual_output, videos),
+        )
+        return original(
+            stand_in, input_ids, attention_mask, pixel_values, pixel_values_videos, image_grid_thw, video_grid_thw
+        )
+
+    qwen_vl._get_input_embeds = _get_input_embeds  # type: ignore[attr-defined]
+
+
+class _OneVisionRun:
+    """The vision tower for one call of `_get_input_embeds`; `videos` run with the pictures, which come first."""
+
+    def __init__(
+        self,
+        model: Any,
+        unpack: Callable[[Any], tuple[torch.Tensor, list[torch.Tensor] | None]],
+        videos: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        self.dtype = model.visual.dtype
+        self._tower = model.visual
+        self._unpack = unpack
+        self._patches_of_a_token = model.config.vision_config.spatial_merge_size**2
+        self._videos = videos
+        self._features: list[Any] = []
+
+    def __call__(self, pixels: torch.Tensor, grid_thw: torch.Tensor) -> Any:
+        if not self._features:
+            grids = [grid_thw]
+            if self._videos is not None:
+                pixels = torch.cat([pixels, self._videos[0].type(pixels.dtype)])
+                grids.append(self._videos[1])
+            features, deepstack = self._unpack(self._tower(pixels, grid_thw=torch.cat(grids)))
+            tokens = [int(grid.prod(-1).sum()) // self._patches_of_a_token for grid in grids]
+            layers = zip(*(layer.split(tokens) for layer in [features, *(deepstack or [])]), strict=True)
+            self._features = [(first, rest) if rest else first for first, *rest in layers]
+        return self._features.pop(0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from verl.workers.config import PolicyLossConfig
 
-from r1reward_verl.plugin.algorithm import check_log_ratio_bounds
+from r1reward_verl.plugin.algorithm import check_log_ratio_bounds, dual_clip
 from r1reward_verl.stable_reinforce import LOG_RATIO_HIGH, LOG_RATIO_LOW
 
 
@@ -21,6 +21,9 @@ class StableReinforceLossConfig(PolicyLossConfig):
         loss_mode: name of the policy loss.
         log_ratio_low: lower bound of the log-ratio, below 0; the paper's is ln 1e-3.
         log_ratio_high: upper bound of the log-ratio, above 0; the paper's is ln 1e3.
+        clip_ratio_c: bound of the ratio where the advantage is negative (dual clip), above 1; None, the paper's, has
+            none. It is not the option of the same name in `actor_rollout_ref.actor`, which verl's `vanilla` reads and
+            which is always set.
 
     Raises:
         ValueError: a bound outside its range.
@@ -30,6 +33,7 @@ class StableReinforceLossConfig(PolicyLossConfig):
     loss_mode: str = "stable_reinforce"
     log_ratio_low: float = LOG_RATIO_LOW
     log_ratio_high: float = LOG_RATIO_HIGH
+    clip_ratio_c: float | None = None
 
     def __post_init__(self) -> None:
         # verl builds this class on the driver, before Ray starts.
@@ -40,6 +44,7 @@ class StableReinforceLossConfig(PolicyLossConfig):
                 "`r1reward doctor` says what else may be wrong."
             )
         check_log_ratio_bounds(self.log_ratio_low, self.log_ratio_high)
+        dual_clip(self)
 
 
 def _verl_loads_the_plugin() -> bool:

@@ -14,6 +14,7 @@ from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from r1reward_verl.judgement import parse_label
+from r1reward_verl.plugin.trajectory import response_of
 from r1reward_verl.rewards.conclusions import conclusion
 from r1reward_verl.rewards.judges import SERVED_BY_VERL, make_judge
 from r1reward_verl.rewards.judges.base import Judge
@@ -38,6 +39,7 @@ class R1RewardManager(RewardManagerBase):
         compute_score: Any = None,
         reward_router_address: str | None = None,
         reward_model_tokenizer: Any = None,
+        **_: Any,  # of a later verl
     ) -> None:
         super().__init__(config, tokenizer, compute_score)
         settings = RewardSettings.from_config(config.reward.get("r1_reward"))
@@ -81,12 +83,8 @@ class R1RewardManager(RewardManagerBase):
         return {"reward_score": reward.total, "reward_extra_info": info}
 
     def _decode(self, item: Any) -> tuple[str, int]:
-        response = item.batch["responses"]
-        # In a multi-turn trajectory prompts and responses are padded apart, and only `response_len` is right.
-        length = item.non_tensor_batch.get("response_len")
-        if length is None:
-            length = item.batch["attention_mask"][-len(response) :].sum()
-        length = int(length)
+        response = response_of(item)
+        length = len(response)
         # All but the token that ended it: any other special token is a fault of format, and is not hidden.
         ended = length > 0 and int(response[length - 1]) in (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         return self.tokenizer.decode(response[: length - ended], skip_special_tokens=False), length

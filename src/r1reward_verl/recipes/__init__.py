@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+JUDGE = "Qwen/Qwen2.5-VL-7B-Instruct"
+JUDGE_BYTES = 16_600_000_000
+"""Weights of the paper's judge: 8.3e9 parameters in bf16."""
+JUDGE_SHARE = 0.4
+"""Share of a training GPU's memory that judge=colocated gives it."""
+
 
 def data_section(recipe: str) -> Mapping[str, Any]:
     """Return the section `data` of one of the project's recipes, such as "r1_reward"."""

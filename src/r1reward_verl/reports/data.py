@@ -32,6 +32,7 @@ from r1reward_verl.data.statistics_plots import (
 )
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.plots import draw_legend, new_figure, png
+from r1reward_verl.progress import progress_bar
 from r1reward_verl.reports.page import short_names, small_pictures, write_page
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import Rejects, locked, replaced_folder, write_json
@@ -198,11 +199,8 @@ def _read(
     path: str, kind: Kind, statistics: Statistics, examples: _Examples, rejects: Rejects, progress: bool | None
 ) -> int:
     """Count the rows of a file; return how many cannot be read."""
-    from tqdm import tqdm
-
     rejected = 0
-    hidden = None if progress is None else not progress
-    for item in tqdm(read_rows(path), desc=path, total=number_of_rows(path), unit="row", disable=hidden):
+    for item in progress_bar(read_rows(path), desc=path, total=number_of_rows(path), unit="row", shown=progress):
         if isinstance(item, RowError):
             rejects.add(path, item.number, item.reason, item.raw)
             rejected += item.rows or 1

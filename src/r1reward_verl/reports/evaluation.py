@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from r1reward_verl import plots
-from r1reward_verl.data.statistics_plots import draw_lengths
+from r1reward_verl.evaluation.compare import compare_runs
 from r1reward_verl.evaluation.folder import SavedRun, read_run
-from r1reward_verl.evaluation.scoring import score_run
+from r1reward_verl.evaluation.scoring import FAULTS, figures_of, hints
+from r1reward_verl.evaluation.table import p_text
+from r1reward_verl.evaluation.verdicts import JudgedRun, load_run
 from r1reward_verl.reports.gallery import (
     GalleryIndex,
     choose_cases,
@@ -31,7 +34,7 @@ from r1reward_verl.reports.gallery import (
     read_cases,
     take_turns,
 )
-from r1reward_verl.reports.page import UNKNOWN, Section, Table, percent, short_names, write_page, write_plots
+from r1reward_verl.reports.page import UNKNOWN, Line, Section, Table, percent, short_names, write_page, write_plots
 from r1reward_verl.reports.published import PUBLISHED, SOURCE
 from r1reward_verl.storage import locked
 from r1reward_verl.text import printable
@@ -67,6 +70,8 @@ _FIGURES = {
     "resized_pictures": ("Pictures scaled down", ",.0f"),
 }
 """Figure -> its title and format; "%" is a share in percent with its interval."""
+_MOST_PAIRS = 10
+_SIGNIFICANT = 0.05
 _ORDER_FIGURES = {
     "accuracy": "accuracy",
     "both_orders_accuracy": "right in both orders",
@@ -78,7 +83,7 @@ _NOTES = {
     "figures": "Shares in percent, with 95% intervals that resample whole ids.",
     "published": (
         f"Rows marked “{_NOT_RUN}” are figures of the paper ({SOURCE}). Its evaluation code shows the better response "
-        "first in every case: compare them with a run's reference protocol."
+        "first in every case: compare what it measured with a run's reference protocol."
     ),
     "voting": (
         "Solid: accuracy of the majority of k samples, averaged over all choices of k samples. Dotted: share of rows "
@@ -88,7 +93,12 @@ _NOTES = {
         "A fair judge has a position bias of 0. A judge that always prefers response 1 has +100% and flips every "
         "verdict."
     ),
-    "lengths": "Tokens of the greedy judgements; dashed: the median.",
+    "lengths": "Tokens of the greedy judgements; the line is the median.",
+    "pairs": (
+        "On the cases that both judged, in the orders in which both did. p is the probability that chance alone shows "
+        "a difference as large, with whole ids as the unit; from 0.05 on the difference is not called clear."
+    ),
+    "faults": "Greedy judgements and samples, and their share of all. They are wrong unless --lenient reads them.",
 }
 
 
@@ -100,6 +110,9 @@ class Figures:
 
     def __bool__(self) -> bool:
         return bool(self._content)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
 
     def number(self, name: str) -> float | None:
         """Return a figure."""
@@ -127,9 +140,11 @@ class Figures:
         """Return the figures below a name."""
         return Figures(self._content.get(name))
 
-    def categories(self) -> dict[str, Figures]:
-        """Return the figures of each category, in the order of the benchmark."""
-        return {name: Figures(figures) for name, figures in self.part("by_category")._content.items()}
+    def hints(self) -> list[str]:
+        """Return what they suggest to do."""
+        reasons = {name: int(self.part("unparsable_reasons").number(name) or 0) for name in FAULTS}
+        known = {name: self.number(name) for name in ("judgements", "cut_off")}
+        return hints({**known, "unparsable_reasons": reasons, "lenient": self._content.get("lenient")})
 
 
 def _number(value: Any) -> float | None:
@@ -140,21 +155,14 @@ def _number(value: Any) -> float | None:
 
 @dataclass
 class LoadedRun:
-    """What a report needs of a run folder.
+    """What a report needs of a run folder."""
 
-    Attributes:
-        name: of the folder, unique in a report.
-        saved: the folder.
-        settings: all that `run.json` says.
-        figures: `metrics.json`.
-        index: of its judgements.
-    """
-
-    name: str
-    saved: SavedRun
-    settings: dict[str, Any]
-    figures: Figures
-    index: GalleryIndex
+    name: str  # of the folder, unique in a report
+    saved: SavedRun  # the folder
+    settings: dict[str, Any]  # all that `run.json` says
+    figures: Figures  # `metrics.json`
+    index: GalleryIndex  # of its judgements
+    judged: JudgedRun  # its verdicts
 
     @property
     def benchmark(self) -> str:
@@ -179,24 +187,10 @@ def load_runs(folders: Sequence[Path]) -> list[LoadedRun]:
     for name, folder in short_names([folder.resolve() for folder in folders], lambda folder: folder.name).items():
         saved = read_run(folder)
         settings = {**saved.about, **saved.settings}
-        figures = saved.metrics() if saved.finished else score_run(folder)
-        if figures is None:
-            raise ValueError(f"{folder} has nothing to report: none of its judgements succeeded")
-        figures |= {name: settings.get(name) for name in ("tokens_per_second", "resized_pictures")}
-        figures["any_correct"] = (Figures(figures).part("voting").numbers("any_correct") or [None])[-1]
-        runs.append(LoadedRun(printable(name), saved, settings, Figures(figures), index_judgements(saved)))
+        figures = figures_of(saved) | {name: settings.get(name) for name in ("tokens_per_second", "resized_pictures")}
+        index = index_judgements(saved)
+        runs.append(LoadedRun(printable(name), saved, settings, Figures(figures), index, load_run(folder)))
     return runs
-
-
-def runs_table(runs: Sequence[LoadedRun]) -> Table:
-    """Return what was run: benchmark, model, order."""
-    rows = []
-    for run in runs:
-        left = run.figures.number("failed")
-        state = f"incomplete: {left:,.0f} not judged" if left else "complete"
-        model = run.settings.get("model") or run.settings.get("model_fingerprint") or UNKNOWN
-        rows.append([run.name, run.benchmark, str(model)[:200], str(run.settings.get("order") or UNKNOWN), state])
-    return Table(["Run", "Benchmark", "Model", "Order", "State"], rows, words=True)
 
 
 def figures_table(runs: Sequence[LoadedRun]) -> Table:
@@ -219,15 +213,14 @@ def published_table(benchmark: str, runs: Sequence[LoadedRun]) -> Table | None:
         samples = run.figures.number("samples") or 0
         reference = run.figures.part("reference")
         for figures, protocol in [(run.figures, "")] + [(reference, ", reference protocol")] * bool(reference):
-            categories = _by_folded_name(figures)
+            categories = figures.part("by_category")
             for vote in (False, True)[: 1 + bool(samples)]:
                 row = [run.name + (f", voting@{samples:.0f}" if vote else "") + protocol]
                 for column in table.columns:
                     if name := table.figures.get(column):
                         share = figures.number(f"voting_{name}" if vote else name)
                     else:
-                        category = categories.get(column.casefold(), Figures(None))
-                        share = category.number("voting" if vote else "accuracy")
+                        share = categories.part(column).number("voting" if vote else "accuracy")
                     row.append(percent(share, form=".2f"))
                 rows.append(row)
     rows += [
@@ -237,16 +230,12 @@ def published_table(benchmark: str, runs: Sequence[LoadedRun]) -> Table | None:
     return Table(["Accuracy, %", *table.columns], rows)
 
 
-def _by_folded_name(figures: Figures) -> dict[str, Figures]:
-    """Return the figures of each category by its name in small letters: papers and files write them differently."""
-    return {name.casefold(): found for name, found in figures.categories().items()}
-
-
 def categories_of(runs: Sequence[LoadedRun]) -> dict[str, list[Figures]]:
     """Return the categories of runs of one benchmark, in its order, with the figures of each run."""
-    names = {name.casefold(): name for run in reversed(runs) for name in reversed(run.figures.categories())}
-    found = [_by_folded_name(run.figures) for run in runs]
-    return {name: [one.get(key, Figures(None)) for one in found] for key, name in reversed(names.items())}
+    parts = [run.figures.part("by_category") for run in runs]
+    return {
+        name: [part.part(name) for part in parts] for name in dict.fromkeys(name for part in parts for name in part)
+    }
 
 
 def categories_table(runs: Sequence[LoadedRun]) -> Table:
@@ -276,8 +265,10 @@ def plot_categories(runs: Sequence[LoadedRun]) -> Figure:
     return figure
 
 
-def plot_orders(runs: Sequence[LoadedRun]) -> Figure:
-    """Draw what the order of the responses does to each run."""
+def plot_orders(runs: Sequence[LoadedRun]) -> Figure | None:
+    """Draw what the order of the responses does to each run; None if no run has both."""
+    if all(run.figures.number("both_orders_accuracy") is None for run in runs):
+        return None
     figure, axes = plots.new_plot("Effect of the order of the responses")
     shares = [[run.figures.number(name) for name in _ORDER_FIGURES] for run in runs]
     intervals = [[run.figures.interval(f"{name}_ci95") for name in _ORDER_FIGURES] for run in runs]
@@ -287,7 +278,7 @@ def plot_orders(runs: Sequence[LoadedRun]) -> Figure:
     return figure
 
 
-def plot_voting(runs: Sequence[LoadedRun]) -> Figure:
+def plot_voting(runs: Sequence[LoadedRun]) -> Figure | None:
     """Draw the accuracy of the vote of k samples, and the share of rows of which any of k samples is right, over k."""
     from matplotlib.ticker import MaxNLocator  # heavy, as all of matplotlib
 
@@ -301,45 +292,120 @@ def plot_voting(runs: Sequence[LoadedRun]) -> Figure:
                 axes.plot(k, values, line, markersize=3, color=plots.colour(place), label=f"{name}: {title}")
         if k and (greedy := run.figures.number("accuracy")) is not None:
             axes.axhline(greedy, color=plots.colour(place), linewidth=1, linestyle="--", label=f"{name}: greedy")
-    if axes.lines:
-        axes.set_xlabel("k", color=plots.PALE)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not axes.lines:
+        return None
+    axes.set_xlabel("k", color=plots.PALE)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plots.in_percent(axes.yaxis)
+    legend = figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def plot_lengths(runs: Sequence[LoadedRun]) -> Figure | None:
+    """Draw the lengths of the greedy judgements, a panel for each run above the same axis."""
+    known = [(place, run) for place, run in enumerate(runs) if run.index.lengths.count]
+    if not known:
+        return None
+    figure = plots.new_figure(7, 1.2 + 1.2 * len(known))
+    panels = figure.subplots(len(known), sharex=True, sharey=True, squeeze=False).flat
+    for (place, run), axes in zip(known, panels, strict=True):
+        lengths = run.index.lengths
+        plots.tidy(axes)
+        axes.set_title(plots.short_label(run.name, 60), fontsize=9, loc="left", color=plots.INK, parse_math=False)
+        bins = lengths.histogram(per_doubling=4)
+        edges = [low for low, _, _ in bins] + [bins[-1][1]]
+        axes.stairs([many / lengths.count for *_, many in bins], edges, fill=True, color=plots.colour(place))
+        axes.axvline(lengths.quantile(0.5), color=plots.INK, linewidth=1.4)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         plots.in_percent(axes.yaxis)
-        for text in axes.legend(frameon=False, fontsize=8).get_texts():
-            text.set_parse_math(False)
-    else:
-        plots.write_empty(axes, "no samples were drawn (--samples K)")
+    figure.supxlabel("tokens", fontsize=9, color=plots.PALE)
     return figure
 
 
-def plot_lengths(runs: Sequence[LoadedRun]) -> Figure:
-    """Draw the lengths of the greedy judgements."""
-    figure, axes = plots.new_plot("Length of a judgement (tokens)")
-    draw_lengths(axes, [run.index.lengths for run in runs])
-    plots.draw_legend(figure, [run.name for run in runs])
-    return figure
+def headlines(runs: Sequence[LoadedRun]) -> list[Line]:
+    """Return the main figures of each run as a sentence, with what they suggest to do."""
+    lines = []
+    for run in runs:
+        figures = run.figures
+        accuracy = percent(figures.number("accuracy"), figures.interval("accuracy_ci95"), unit="%")
+        model = printable(str(run.settings.get("model") or run.settings.get("model_fingerprint")))[:200]
+        text = f"{accuracy} right on {run.benchmark}, {figures.text('pairs', ',.0f')} cases (model {model})"
+        for name, title in (("both_orders_accuracy", "right in both orders"), ("voting_accuracy", "right by vote")):
+            if figures.number(name) is not None:
+                text += f"; {figures.text(name)}% {title}"
+        if left := figures.number("failed"):
+            text += f"; incomplete: {left:,.0f} not judged"
+        lines.append(Line(run.name, f"{text}.", [f"{hint}." for hint in figures.hints()]))
+    return lines
+
+
+def pairs_table(runs: Sequence[LoadedRun]) -> Table | None:
+    """Return the test of each run against each other one of its benchmark; against the first if there are many."""
+    pairs = [pair for pair in combinations(runs, 2) if pair[0].benchmark == pair[1].benchmark]
+    if len(pairs) > _MOST_PAIRS:
+        pairs = [(first, second) for first, second in pairs if first is runs[0]]
+    rows = []
+    for first, second in pairs:
+        name = f"{first.name} → {second.name}"
+        try:
+            both = compare_runs(first.judged, second.judged)["all"]
+        except ValueError as error:
+            rows.append([name, *[UNKNOWN] * 5, str(error).split(":")[0]])
+            continue
+        p = both["p_by_id"]
+        verdict = "no clear difference" if p >= _SIGNIFICANT else "better" if both["difference"] > 0 else "worse"
+        change = percent(both["difference"], both["ci95"], "+.1f")
+        rights = [percent(both[f"accuracy_{side}"]) for side in "ab"]
+        rows.append([name, *rights, change, p_text(p), f"{both['rows']:,}", verdict])
+    header = ["Accuracy, %", "first", "second", "difference, points", "p", "judged by both", ""]
+    return Table(header, rows) if rows else None
+
+
+def faults_table(runs: Sequence[LoadedRun]) -> Table | None:
+    """Return how many judgements of each run break the contract in which way; None if none does."""
+    counts = [run.figures.part("unparsable_reasons") for run in runs]
+    rows = []
+    for reason, title in FAULTS.items():
+        cells = []
+        for run, count in zip(runs, counts, strict=True):
+            number, judged = count.number(reason) or 0, run.figures.number("judgements") or 0
+            cells.append(f"{number:,.0f} ({number / judged:.1%})" if judged else UNKNOWN)
+        if any(count.number(reason) for count in counts):
+            rows.append([f"{reason}: {title.split(';')[0]}", *cells])
+    return Table(["", *(run.name for run in runs)], rows) if rows else None
 
 
 def report_sections(runs: Sequence[LoadedRun]) -> list[Section]:
-    """Return the parts of the report that have figures."""
-    parts = [
-        Section("Runs", [runs_table(runs)]),
-        Section("Figures", [figures_table(runs)], note=_NOTES["figures"]),
-    ]
+    """Return the parts of the report that have figures, the most important first."""
+
+    def section(
+        title: str, tables: Sequence[Table | None] = (), plot: Any = None, file: str = "", note: str = ""
+    ) -> None:
+        filled = [table for table in tables if table is not None]
+        if filled or plot is not None:
+            image = None if plot is None else (f"{file}.png", plots.png(plot))
+            parts.append(Section(title, filled, image, note))
+
+    parts = [Section("Results", lines=headlines(runs))]
+    section("Run against run", [pairs_table(runs)], note=_NOTES["pairs"])
     for number, benchmark in enumerate(dict.fromkeys(run.benchmark for run in runs), start=1):
         of_it = [run for run in runs if run.benchmark == benchmark]
-        if (table := published_table(benchmark, of_it)) is not None:
-            parts.append(Section(f"{benchmark}: beside the paper", [table], note=_NOTES["published"]))
         if categories_of(of_it):
             plain = re.fullmatch("[a-z0-9-]{1,40}", benchmark)
-            plot = (f"categories-{benchmark if plain else number}.png", plots.png(plot_categories(of_it)))
-            parts.append(Section(f"{benchmark}: categories", [categories_table(of_it)], plot))
-    return [
-        *parts,
-        Section("Voting", plot=("voting.png", plots.png(plot_voting(runs))), note=_NOTES["voting"]),
-        Section("Order", plot=("orders.png", plots.png(plot_orders(runs))), note=_NOTES["orders"]),
-        Section("Length", plot=("lengths.png", plots.png(plot_lengths(runs))), note=_NOTES["lengths"]),
-    ]
+            file = f"categories-{benchmark if plain else number}"
+            section(f"{benchmark}: categories", [categories_table(of_it)], plot_categories(of_it), file)
+        if (table := published_table(benchmark, of_it)) is not None:
+            note = " ".join([_NOTES["published"], PUBLISHED[benchmark].note]).strip()
+            section(f"{benchmark}: beside the paper", [table], note=note)
+    section("Figures", [figures_table(runs)], note=_NOTES["figures"])
+    section("Judgements that break the contract", [faults_table(runs)], note=_NOTES["faults"])
+    section("Voting", plot=plot_voting(runs), file="voting", note=_NOTES["voting"])
+    section("Order", plot=plot_orders(runs), file="orders", note=_NOTES["orders"])
+    section("Length of a judgement", plot=plot_lengths(runs), file="lengths", note=_NOTES["lengths"])
+    return parts
 
 
 def _gallery(runs: Sequence[LoadedRun], count: int) -> dict[str, Any]:

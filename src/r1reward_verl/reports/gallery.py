@@ -1,7 +1,7 @@
 """The gallery of an evaluation's report: judgements with their pictures, chosen by a rule that the page states.
 
-The judgements of a run folder are read twice: once to learn what every case came to, once for the texts of the cases
-that are shown, which alone are kept in memory.
+Judgements are read once to learn what every case came to, and again for the texts of the cases that are shown, which
+alone are kept in memory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tqdm import tqdm
 from r1reward_verl.data.statistics import Lengths
 from r1reward_verl.engines.base import GREEDY, Judgement
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case
-from r1reward_verl.evaluation.folder import ORDERS, SavedRun
-from r1reward_verl.evaluation.reflection import corrections
-from r1reward_verl.judgement import parse
+from r1reward_verl.evaluation.folder import ORDERS, SavedCase, SavedRun
+from r1reward_verl.evaluation.reading import Reading, read_judgement
+from r1reward_verl.evaluation.reflection import find_reflections
 from r1reward_verl.reports.page import cut, render, small_pictures
 from r1reward_verl.text import printable
 
@@ -38,22 +38,15 @@ _AROUND = 160  # characters of an excerpt before and after its turn
 
 @dataclass
 class GalleryIndex:
-    """What the first pass over the judgements of a run keeps of them.
+    """What the first pass over the judgements of a run keeps of them."""
 
-    Attributes:
-        outcomes: row -> order -> what its greedy judgement came to.
-        correcting: rows of which a judgement, greedy or sampled, corrects itself.
-        lengths: of the greedy judgements, in tokens.
-        judgements: number of judgements read, greedy ones and samples.
-        corrections: number of those that correct themselves.
-        excerpts: the first few of these: row, order, sample, and the text around the turn.
-    """
-
+    # row -> order -> what its greedy judgement came to
     outcomes: dict[int, dict[str, Outcome]] = field(default_factory=dict)
-    correcting: set[int] = field(default_factory=set)
-    lengths: Lengths = field(default_factory=Lengths)
-    judgements: int = 0
-    corrections: int = 0
+    correcting: set[int] = field(default_factory=set)  # rows of which a judgement, greedy or sampled, corrects itself
+    lengths: Lengths = field(default_factory=Lengths)  # of the greedy judgements, in tokens
+    judgements: int = 0  # number of judgements read, greedy ones and samples
+    corrections: int = 0  # number of those that correct themselves
+    # the first few of these: row, order, sample, and the text around the turn
     excerpts: list[tuple[int, str, int, MarkedText]] = field(default_factory=list)
 
     def kinds(self, row: int) -> tuple[str, ...]:
@@ -85,15 +78,15 @@ def index_judgements(run: SavedRun) -> GalleryIndex:
             continue
         text = one.text
         if one.sample == GREEDY:
-            index.outcomes.setdefault(one.row, {})[one.order] = _outcome(text, one.order)
+            index.outcomes.setdefault(one.row, {})[one.order] = _outcome(one, run.reading)
             if one.tokens is not None:
                 index.lengths.add(max(one.tokens, 0))
         index.judgements += 1
-        if spans := corrections(text):
+        if turns := find_reflections(text):
             index.corrections += 1
             index.correcting.add(one.row)
             if len(index.excerpts) < _EXCERPTS:
-                start, end = spans[0]
+                start, end, _ = turns[0]
                 before, after = text[max(0, start - _AROUND) : start], text[end : end + _AROUND]
                 before = f"…{before}" if start > _AROUND else before
                 after = f"{after}…" if end + _AROUND < len(text) else after
@@ -102,9 +95,9 @@ def index_judgements(run: SavedRun) -> GalleryIndex:
     return index
 
 
-def _outcome(text: str, order: str) -> Outcome:
-    choice = parse(text).choice
-    return "none" if choice is None else "right" if choice == ORDERS[order] else "wrong"
+def _outcome(one: Judgement, reading: Reading) -> Outcome:
+    choice = read_judgement(one.text, reading).choice
+    return "none" if choice is None else "right" if choice == ORDERS[one.order] else "wrong"
 
 
 def choose_cases(index: GalleryIndex, count: int, seed: int = 0) -> list[int]:
@@ -129,59 +122,42 @@ def take_turns(*queues: Sequence[Any]) -> list[Any]:
 
 @dataclass
 class GalleryCase:
-    """One case of the gallery, as `case.html` shows it.
+    """One case of the gallery, as `case.html` shows it."""
 
-    Attributes:
-        run: name of its run.
-        row: its line in the benchmark.
-        kinds: which of `KINDS` it is.
-        case: its line of `cases.jsonl`.
-        media: its pictures and frames, "inline" where they are in the run's data file.
-        greedy: order -> the greedy judgement.
-        votes: order -> the outcomes of its samples.
-        sample: the first sample that corrects itself.
-    """
-
-    run: str
-    row: int
-    kinds: tuple[str, ...]
-    case: dict[str, Any] = field(default_factory=dict)
-    media: Any = None
-    greedy: dict[str, Judgement] = field(default_factory=dict)
-    votes: dict[str, Counter[Outcome]] = field(default_factory=dict)
-    sample: Judgement | None = None
-
-    def text(self, name: str) -> str:
-        """Return a text of the case, "" if it has none."""
-        text = self.case.get(name)
-        return text if isinstance(text, str) else ""
+    run: str  # name of its run
+    case: SavedCase  # its line of `cases.jsonl`
+    kinds: tuple[str, ...]  # which of `KINDS` it is
+    reading: Reading  # of its judgements
+    media: Sequence[str | bytes | None]  # its pictures and frames, "inline" where they are in the run's data file
+    greedy: dict[str, Judgement] = field(default_factory=dict)  # order -> the greedy judgement
+    votes: dict[str, Counter[Outcome]] = field(default_factory=dict)  # order -> the outcomes of its samples
+    sample: Judgement | None = None  # the first sample that corrects itself
 
     @property
     def category(self) -> str:
         """The category as a name that stays the same in an attribute of the page and in a text."""
-        return printable(self.text("category")) or "no category"
+        return printable(self.case.category) or "no category"
 
     @property
     def pictures(self) -> list[tuple[str, bytes | str]] | None:
         """A few of its pictures (see `small_pictures`), None if they are gone."""
         if self.media == "inline":
             return None
-        sources = [one for one in self.media if isinstance(one, str | bytes)] if isinstance(self.media, list) else []
-        return small_pictures(sources, 6, 360 if len(sources) <= 2 else 160)
+        return small_pictures(self.media, 6, 360 if len(self.media) <= 2 else 160)
 
     @property
     def judgements(self) -> Iterator[dict[str, Any]]:
         """The greedy judgement of each order, with the votes of its samples."""
         for order in ORDERS:
             if order in self.greedy or order in self.votes:
-                missing = Judgement(self.row, order, GREEDY, status="failed", error="not judged yet")
+                missing = Judgement(self.case.row, order, GREEDY, status="failed", error="not judged yet")
                 one = self.greedy.get(order, missing)
                 text = one.text if one.status == "ok" else ""
                 yield {
                     "title": TITLES[order],
                     "status": one.status,
-                    "outcome": _outcome(text, order),
-                    "verdict": parse(text),
+                    "outcome": _outcome(one, self.reading) if text else "none",
+                    "verdict": read_judgement(one.text, self.reading),
                     "parts": marked(text),
                     "error": one.error,
                     "votes": self.votes.get(order),
@@ -190,7 +166,7 @@ class GalleryCase:
     @property
     def correction(self) -> dict[str, Any] | None:
         """The sample that corrects itself, where no greedy judgement does."""
-        if self.sample is None or any(corrections(one.text) for one in self.greedy.values()):
+        if self.sample is None or any(find_reflections(one.text) for one in self.greedy.values()):
             return None
         title = f"Sample {self.sample.sample}, {TITLES[self.sample.order].lower()}, corrects itself"
         return {"title": title, "parts": marked(self.sample.text)}
@@ -199,25 +175,23 @@ class GalleryCase:
 def marked(text: str) -> MarkedText:
     """Return a judgement, long ones without their middle, with the turns marked at which it corrects itself."""
     text, parts, end = cut(text), [], 0
-    for start, stop in corrections(text):
+    for start, stop, _ in find_reflections(text):
         parts += [(text[end:start], False), (text[start:stop], True)]
         end = stop
     return [*parts, (text[end:], False)] if text else []
 
 
 def read_cases(name: str, run: SavedRun, rows: Sequence[int], index: GalleryIndex) -> list[GalleryCase]:
-    """Read cases of a run with their judgements.
+    """Read cases of a run, which has them, with their judgements.
 
     Raises:
-        OSError, ValueError: as `SavedRun`; a row that is not in `cases.jsonl`.
+        OSError, ValueError: as `SavedRun`.
     """
-    wanted = {row: GalleryCase(name, row, index.kinds(row)) for row in rows}
-    for line in run.cases():
-        if line.get("row") in wanted:
-            one = wanted[line["row"]]
-            one.case, one.media = line, line.get("media")
-    if missing := [row for row, one in wanted.items() if not one.case]:
-        raise ValueError(f"{run.folder}/cases.jsonl has no row {missing[0]}, which judgements.jsonl judges")
+    wanted = {
+        case.row: GalleryCase(name, case, index.kinds(case.row), run.reading, case.media)
+        for case in run.cases()
+        if case.row in rows
+    }
     for judgement in run.judgements():
         if judgement.row not in wanted:
             continue
@@ -225,10 +199,10 @@ def read_cases(name: str, run: SavedRun, rows: Sequence[int], index: GalleryInde
         if judgement.sample == GREEDY:
             one.greedy[order] = judgement
         elif judgement.status != "failed":
-            one.votes.setdefault(order, Counter())[_outcome(text, order)] += 1
-            if one.sample is None and corrections(text):
+            one.votes.setdefault(order, Counter())[_outcome(judgement, run.reading)] += 1
+            if one.sample is None and find_reflections(text):
                 one.sample = judgement
-    return [*wanted.values()]
+    return [wanted[row] for row in rows]
 
 
 def find_inline_media(cases: Sequence[GalleryCase], benchmark: str, data: Any, media_root: Any) -> None:
@@ -240,14 +214,14 @@ def find_inline_media(cases: Sequence[GalleryCase], benchmark: str, data: Any, m
         data: file or folder that the run was made with.
         media_root: that the run was made with.
     """
-    left = {one.row: one for one in cases if one.media == "inline"}
+    left = {one.case.row: one for one in cases if one.media == "inline"}
     if not left or benchmark not in BENCHMARKS or not isinstance(data, str):
         return
     with suppress(OSError, ValueError):
         for case in BENCHMARKS[benchmark].read(data, media_root):
             if isinstance(case, Case) and case.row in left:
                 one = left.pop(case.row)
-                if (case.question, case.chosen) == (one.case.get("question"), one.case.get("chosen")):
+                if (case.question, case.chosen) == (one.case.question, one.case.chosen):
                     one.media = [media.data or media.path for media in (*case.images, *(case.video or ()))]
             if not left:
                 return

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from r1reward_verl.media import sampled, thumbnail
 from r1reward_verl.plots import Interval
 from r1reward_verl.storage import write_text
+from r1reward_verl.text import aligned
 
 UNKNOWN = "–"
 _HEAD, _TAIL = 6_000, 2_000  # characters that are shown of a long text
@@ -38,13 +39,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A result in a sentence: what it is of, the sentence, and remarks."""
+
+    name: str
+    text: str
+    remarks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of a report: its heading, tables, a plot (file name and PNG), a note."""
+    """A part of a report: its heading, lines, tables, a plot (file name and PNG), a note."""
 
     title: str
     tables: Sequence[Table] = ()
     plot: tuple[str, bytes] | None = None
     note: str = ""
+    lines: Sequence[Line] = ()
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
@@ -70,15 +81,8 @@ def render(template: str, **context: Any) -> Markup:
 
 def text_table(table: Table) -> str:
     """Return a table in aligned columns, for the terminal."""
-    rows = [table.header, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    header, *lines = aligned([table.header, *table.rows])
+    return "\n".join([header, "-" * len(header), *lines])
 
 
 def short_names(paths: Sequence[PathT], short: Callable[[PathT], str]) -> dict[str, PathT]:

@@ -2,7 +2,8 @@
 
 Nothing of it was run here. The paper's evaluation code shows the better response first in every case, tells the
 categories of VL-RewardBench in a way of its own, and reads a verdict from the last digit where there is no answer tag:
-beside these rows belongs a run's reference protocol.
+beside the rows that it measured belongs a run's reference protocol. Not every row is one of those. The overall figure
+of VL-RewardBench tells them apart, since the two ways to divide the cases give each category another weight.
 """
 
 from __future__ import annotations
@@ -15,17 +16,13 @@ SOURCE = "R1-Reward, arXiv 2505.02835"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper.
+    """A table of the paper."""
 
-    Attributes:
-        columns: its columns, in its order; those that `figures` does not name are categories.
-        figures: column -> the figure of `metrics.compute_metrics` it is.
-        rows: model -> accuracy in percent, one a column; None where the paper has none.
-    """
-
-    columns: tuple[str, ...]
-    figures: Mapping[str, str]
+    columns: tuple[str, ...]  # its columns, in its order; those that `figures` does not name are categories
+    figures: Mapping[str, str]  # column -> the figure of `metrics.compute_metrics` it is
+    # model -> accuracy in percent, one a column; None where the paper has none
     rows: Mapping[str, tuple[float | None, ...]]
+    note: str = ""  # which rows are not the paper's own measurements, as far as the figures tell
 
 
 PUBLISHED: dict[str, Table] = {
@@ -43,6 +40,8 @@ PUBLISHED: dict[str, Table] = {
             "Claude-3.7": (68.08, 70.70, 60.81, 66.31, 66.53),
             "GPT-4o": (49.10, 67.60, 70.50, 65.80, 62.40),
         },
+        "GPT-4o and IXC-2.5-Reward were measured otherwise: their overall figures follow from the benchmark's own "
+        "categories (65.63 and 65.85), not from those of the paper's code. Claude-3.7's follows from neither.",
     ),
     "multimodal-rewardbench": Table(
         ("overall", "correctness", "preference", "knowledge", "math", "coding", "safety", "VQA"),

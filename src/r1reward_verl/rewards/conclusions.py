@@ -1,18 +1,30 @@
 """Reads which response a piece of reasoning calls better, by rules: no model, English only, in linear time.
 
-The rules are a vocabulary: sets of words, and one method of `_Reader` for each kind of word; the tables at the
-end of the file join the two. A new word goes into its set. A new kind of word gets a set, a method and a row.
+A text is read sentence by sentence from its end. The names of the responses become "r1", "r2" and "both", expressions
+of several words become single words (`vocabulary`), and `_Reader` takes the words one by one: it has a method for each
+kind of word, and the table at the end of the file says which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from string import ascii_lowercase, digits
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from r1reward_verl.judgement import Choice
+from r1reward_verl.rewards import vocabulary as v
+from r1reward_verl.rewards.contrasts import by_contrast
+from r1reward_verl.rewards.names import CHOICES, NUMBERS, named, other, usual_text
+from r1reward_verl.rewards.scores import by_rating, by_score
 
 Conclusion = Literal[1, 2, "both"]
+
+
+class _Finding(NamedTuple):
+    """A response that is called better, as a whole or in one quality."""
+
+    conclusion: Conclusion
+    whole: bool
 
 
 def closing_lines(reasoning: str, count: int = 3) -> str:
@@ -20,323 +32,371 @@ def closing_lines(reasoning: str, count: int = 3) -> str:
     return "\n".join(reasoning.strip().rsplit("\n", count)[-count:])
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_SENTENCE_ENDS = _words(". ?")
-_NUMBERS: dict[str, Choice] = {"1": 1, "one": 1, "2": 2, "two": 2}
-_ORDINALS: dict[str, Choice] = {"first": 1, "1st": 1, "second": 2, "2nd": 2}
-_NOUNS = _words("response responses answer answers reply option candidate")
-_PAIRS = _words("both neither")
-_BEATS = _words("beats outperforms surpasses")
-_BETTER = _BEATS | _words(
-    "better best preferable preferred superior stronger strongest winner win wins won favored favoured chosen selected"
-)
-_WORSE = _words("worse worst inferior weaker weakest loses loser")
-_PREFER = _words("prefer choose pick select favor favour recommend")
-_GO = _words("go going side")  # "with response 1"
-_EQUAL = _words("equal equally tie tied")
-_APPROVAL = _words("good correct right accurate acceptable fine valid excellent great helpful")
-_QUALITIES = _APPROVAL | _words(
-    "detailed complete comprehensive informative relevant appropriate precise thorough suitable faithful reliable"
-)
-_DEGREES = {"more": 1, "most": 1, "less": -1, "least": -1}
-_NEGATIONS = _words("not never cannot hardly nor")
-_NOT_NEGATED = _words("only just merely simply")  # "not only accurate"
-_HEDGES = _words("whether could might may")
-_CONDITIONS = _words("if unless")
-_TURNS = _words("but while whereas although though however")
-_JOINTS = _words(", and")
-_MARKERS = _words("therefore thus hence overall conclusion summary ultimately finally consequently")
-_REASONS = _words("because since due given")
-_COMPARING = _words("than over unlike versus vs against compared")
-
-
 def conclusion(reasoning: str) -> Conclusion | None:
     """Say which response the last three lines of `reasoning` call better, in linear time.
 
     Returns:
         1 or 2; "both" if both are approved, or each is called better and nothing decides between them; None
-        if no response is called better. Denials ("response 1 is not better"), conditions, questions and bare
-        praise ("response 1 is good") are no conclusion. Where statements differ, one that is marked as a
+        if no response is called better. Denials ("response 1 is not better"), conditions, questions, quotations
+        and bare praise ("response 1 is good") are no conclusion. Where statements differ, one that is marked as a
         conclusion ("so", "overall", ...) overrules what stands before it. "More accurate" and the like count
-        only where nothing is called better or worse as a whole.
+        only where nothing is called better or worse as a whole, scores and contrasts only where that fails too.
 
     >>> conclusion("Response 1 says green: yes. Response 2 says white: no. So response 1 is better.")
     1
     >>> conclusion("Response 1 is worse than response 2.")
     2
     """
-    sentences = _sentences(closing_lines(reasoning))
-    return _Reader(_DECISIVE).read(sentences) or _Reader(_DECISIVE_OR_DEGREE).read(sentences)
+    text = _with_verdict_in_line(closing_lines(reasoning))
+    if choice := by_rating(text.rpartition("\n")[2]):
+        return choice
+    findings: list[_Finding] = []
+    sentences: list[list[str]] = []
+    telling = _TELLING
+    for line in reversed(text.split("\n")):
+        before = _sentences(line)
+        while before:
+            words = before.pop()
+            found, marked = _read(words, before[-1] if before else [], not sentences, telling)
+            sentences.append(words)
+            findings[:0] = found
+            if findings and (marked or not v.RETRACTIONS.isdisjoint(words[:4])):
+                return _agreed(findings)
+            if findings and findings[0].whole:  # what is said of one quality counts no more
+                telling = _TELLING_OF_WHOLE
+    return _agreed(findings) or by_score(text) or by_contrast(sentences[::-1])
+
+
+def _with_verdict_in_line(text: str) -> str:
+    """Join a last line of only "1" or "2" to the heading above it: "The better response is:" and "1"."""
+    heading, _, last = text.rpartition("\n")
+    number = last.strip("*#`. ")
+    heading = heading.rstrip("\n *#")
+    if number not in ("1", "2") or not heading or heading[-1] in ".!?":
+        return text
+    return f"{heading} response {number}"
+
+
+def _agreed(findings: Sequence[_Finding]) -> Conclusion | None:
+    """Return what all findings agree in: those about the whole, if there are any."""
+    kept: list[_Finding] = []
+    for finding in findings:
+        if kept and kept[-1].conclusion == "both":  # "both are good, but response 1 is better"
+            kept.clear()
+        kept.append(finding)
+    decisive = {finding.conclusion for finding in kept if finding.whole}
+    if not decisive and kept:  # the response that more is said for
+        balance = sum({1: 1, 2: -1, "both": 0}[finding.conclusion] for finding in kept)
+        return 1 if balance > 0 else 2 if balance < 0 else "both"
+    return decisive.pop() if len(decisive) == 1 else ("both" if decisive else None)
 
 
 # What ends a sentence is read as "." or "?", what is no part of a word as a space.
-_KEPT = f"{ascii_lowercase}{digits}',?".encode()
-_PLAIN = bytes(byte if byte in _KEPT else ord("." if byte in b".;!\n" else " ") for byte in range(256))
+_KEPT = f"{ascii_lowercase}{digits}',?=".encode()
+_PLAIN = bytes(
+    byte if byte in _KEPT else ord("." if byte in b".;!\n" else "," if byte == ord(":") else " ") for byte in range(256)
+)
 
 
 def _sentences(text: str) -> list[list[str]]:
     """Split `text` into sentences: lists of words and commas, each with its "." or "?" at the end."""
-    text = text.lower().replace("\u2019", "'").replace("'s", " ")
+    text = usual_text(text).lower().replace("\u2019", "'").replace("'s", " ")
     # In UTF-8 no byte of another character looks like ASCII. Half of a surrogate pair is possible in a str.
     text = text.encode("utf-8", "surrogatepass").translate(_PLAIN).decode("ascii") + "."
     text = text.replace(",", " , ").replace(".", " .\n").replace("?", " ?\n")
+    text = text.replace("'d ", " would ").replace("'ll ", " will ")
     text = text.replace("n't ", "n't not ")  # "isn't", "doesn't", ...: an open set, but for its end
-    return [line.split() for line in text.splitlines()]
+    lines = [line.split() for line in text.splitlines()]
+    return [words for words in lines if len(words) > 1]
+
+
+def _bare_name(words: Sequence[str], first: str, is_last: bool) -> tuple[Choice | None, bool]:
+    """Return the response in a sentence of only its name or number, behind words that lead up to nothing else.
+
+    With nothing before it a name is a heading, unless nothing follows. The second value says whether it is a name.
+    """
+    for position, word in enumerate(words[:12]):
+        if choice := CHOICES.get(NUMBERS.get(word, word)):
+            after = words[position + 1 :]
+            ends = after[0] in _SENTENCE_ENDS or after[0] in v.ASIDES or (after[0] == "," and after[1] in v.ASIDES)
+            is_name = word in CHOICES
+            stated = position > 0 or (is_last and is_name and first not in v.ORDERS)
+            return (choice if ends and stated else None), is_name
+        if word not in v.LEADS and not (word in v.ORDERS and words[0] in ("i", "my", "so")):
+            break
+    return None, False
+
+
+def _read(words: list[str], before: list[str], is_last: bool, telling: frozenset[str]) -> tuple[list[_Finding], bool]:
+    """Return what a sentence calls better, and whether it overrules what stands before it.
+
+    Args:
+        words: the sentence.
+        before: the sentence before it, for "Response 1 is not better. Response 2 is."
+        is_last: whether it is the last sentence.
+        telling: the words without one of which a longer sentence need not be read.
+    """
+    if len(words) >= 12 and telling.isdisjoint(words) and words[-2] not in v.ELLIPSES:
+        return [], False
+    first, words = words[0], v.usual_words(named(words, before))
+    choice, is_name = _bare_name(words, first, is_last)
+    if choice:  # a number alone, which may be that of something else, overrules nothing
+        return [_Finding(choice, whole=True)], is_name
+    if is_last and _ends_with_name(words):
+        return [_Finding(CHOICES[words[-2]], whole=words[-3] == "but")], False
+    if _is_ellipsis(words) and not (_TELLING.isdisjoint(before) and _TELLING.isdisjoint(words)):
+        return [_Finding(CHOICES[words[-3]], whole=True)], True
+    return _Reader(words).read()
+
+
+def _ends_with_name(words: Sequence[str]) -> bool:
+    """Whether the only name in a short sentence stands alone at its end, as in "Close, but response 1."."""
+    return (
+        3 <= len(words) <= 12
+        and words[-1] == "."
+        and words[-2] in CHOICES
+        and words[-3] in (",", "but")
+        and not any(word in CHOICES or word == "both" for word in words[:-2])
+    )
+
+
+def _is_ellipsis(words: Sequence[str]) -> bool:
+    """Whether a sentence ends like "Response 2 is.", but not like "than response 2 is."."""
+    return (
+        len(words) > 2
+        and words[-1] == "."
+        and words[-2] in v.ELLIPSES
+        and words[-3] in CHOICES
+        and (len(words) == 3 or words[-4] not in ("than", "as", "what", "how", "where"))
+    )
 
 
 class _Reader:
-    """One pass over the sentences, in which each word changes what the next ones mean.
+    """One pass over a sentence, in which each word changes what the next ones mean.
 
-    Within a sentence it keeps who is spoken of (`subject`), who is only compared with (`compared`), who was
-    named last (`latest`), and a "better" (+1) or "worse" (-1) that waits for the one it is about (`waiting`).
-    Words before the position `unread` are not read (again).
-
-    Args:
-        decisive: the words that can make a conclusion, with their methods. A sentence without any of them is
-            skipped, which is most sentences.
+    It keeps who is spoken of (`subject`), who is only compared with (`compared`), who was named last (`latest`), and
+    what was said before it is known about whom (`waiting`: +1 for "better", -1 for "worse", and whether as a whole).
     """
 
-    def __init__(self, decisive: Mapping[str, _Method]) -> None:
-        self.decisive = decisive
-        self.found: list[Conclusion] = []
-        self.marked = False
-
-    def read(self, sentences: Iterable[list[str]]) -> Conclusion | None:
-        for words in sentences:
-            if not self.decisive.keys().isdisjoint(words):
-                self._read_sentence(words)
-        if not self.found:
-            return None
-        return self.found[-1] if len(set(self.found)) == 1 else "both"
-
-    def _read_sentence(self, words: list[str]) -> None:
-        self.words, self.unread = words, 0
-        self.found_before = len(self.found)
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self.findings: list[_Finding] = []
+        self.overruled: int | None = None
+        self.unread = 0
         self.subject: Conclusion | None = None
         self.latest: Conclusion | None = None
         self.compared: Choice | None = None
-        self.waiting = 0
-        self.comparing = self.negated = self.hedged = self.new_clause = False
-        for position, word in enumerate(words):
-            method = self.decisive.get(word) or _SUPPORTING.get(word)
-            if method and position >= self.unread:
-                method(self, position)
-        self._settle()
-        if words[-1] == "?":
-            self._take_back()
-        elif self.marked and self._has_found():  # "response 2 is better overall"
-            self.found = self.found[-1:]
-            self.marked = False
+        self.waiting: tuple[int, bool] | None = None
+        self.comparing = self.negated = self.hedged = self.new_clause = self.conceding = self.giving_reasons = False
+        self.in_aside = False
+        # "If the sky were red, response 1 would be better": nothing is concluded before a turn.
+        self.unreal = words[:1] != [] and words[0] in v.UNREAL and "would" in words
 
-    def _previous(self, position: int) -> str:
-        return self.words[position - 1]  # for the first word that is the last one: a sentence end, as it should be
+    def read(self) -> tuple[list[_Finding], bool]:
+        for position in [position for position, word in enumerate(self.words) if word in _METHODS]:
+            if position >= self.unread:
+                _METHODS[self.words[position]](self, position)
+        self._settle()
+        if self.words[-1:] == ["?"]:
+            return [], False
+        if self.overruled is None:
+            return self.findings, False
+        # "response 2 is better overall"
+        found = self.findings[self.overruled :] or self.findings[-1:]
+        if not any(finding.whole for finding in found):
+            found = [_Finding(finding.conclusion, whole=True) for finding in found]
+        return found, True
 
     def _following(self, position: int) -> str:
-        return self.words[position + 1]
+        return self.words[position + 1] if position + 1 < len(self.words) else "."
 
     # Who is spoken of
 
     def _on_name(self, position: int) -> None:
-        mention, length = self._mention(position)
-        if not mention:
-            return
-        self.unread = position + length
-        if self.new_clause:  # "response 1 is not accurate, response 2 is better"
-            self.negated = self.hedged = self.new_clause = False
-        self.latest = mention
-        if self.comparing and mention != "both":
-            self.compared, self.comparing = mention, False
-            if self.waiting:  # "it is better than response 2"
-                self._conclude(mention, -self.waiting)
-            return
-        self.subject = mention
-        if self.waiting:  # "the better one is response 1"
-            self._conclude(mention, self.waiting)
-
-    def _mention(self, position: int) -> tuple[Conclusion | None, int]:
-        """Return the response named at `position` and its length; "response 1 and (response) 2" is "both"."""
-        if self.words[position] in _PAIRS:
-            return "both", 1
-        choice, length = self._single(position)
-        if choice is None or self.comparing or self.words[position + length] != "and":
-            return choice, length
-        start = position + length + 1
-        start += self.words[start] == "the"
-        second, more = self._single(start)
-        second = second or _NUMBERS.get(self.words[start])
-        return ("both", start + more - position) if second == 3 - choice else (choice, length)
-
-    def _single(self, position: int) -> tuple[Choice | None, int]:
         word = self.words[position]
-        if word in _NOUNS:
-            return _NUMBERS.get(self._following(position)), 2
-        if word in _ORDINALS:
-            following = self._following(position)
-            if (following in _NOUNS and self.words[position + 2] not in _NUMBERS) or following == "one":
-                return _ORDINALS[word], 2
-            if self._previous(position) == "the" and (following in ("is", "wins") or following in _SENTENCE_ENDS):
-                return _ORDINALS[word], 1
-        return None, 1
+        choice = CHOICES.get(word)
+        name: Conclusion = choice or "both"
+        if self.new_clause and not self.unreal:  # "response 1 is not accurate, response 2 is better"
+            self.negated = self.hedged = self.new_clause = False
+        self.latest = name
+        if self.comparing and choice:
+            self.compared, self.comparing = choice, False
+            if self.waiting:  # "it is better than response 2"
+                self._conclude(name, -self.waiting[0], self.waiting[1])
+            return
+        self.subject = name
+        if self.waiting:  # "the better one is response 1"
+            self._conclude(name, *self.waiting)
 
     def _on_which(self, position: int) -> None:
         self.subject = self.latest
+        if self.words[position - 1] == ",":  # "response 2, which does not invent anything, is better"
+            self.negated = self.hedged = self.new_clause = False
+            self.in_aside = True
 
     # What is said of them
 
     def _on_better(self, position: int) -> None:
-        self._evaluate(1)
+        self._evaluate(1, whole=True)
 
     def _on_beats(self, position: int) -> None:
-        self._evaluate(1)
+        self._evaluate(1, whole=True)
         self.comparing = True
 
     def _on_worse(self, position: int) -> None:
-        self._evaluate(-1)
+        self._evaluate(-1, whole=True)
 
     def _on_degree(self, position: int) -> None:
-        if self._following(position) in _QUALITIES:
+        quality = self._following(position)
+        if v.QUALITY.fullmatch(quality) and quality not in v.NEUTRAL:
             self.unread = position + 2
-            self._evaluate(_DEGREES[self.words[position]])
+            sign = v.DEGREES[self.words[position]]
+            self._evaluate(-sign if quality in v.BAD_QUALITY else sign, whole=False)
+
+    def _on_comparative(self, position: int) -> None:
+        self._evaluate(1, whole=False)
 
     def _on_approval(self, position: int) -> None:
-        if self._previous(position) == "as" and self.negated:  # "not as good as"
-            self.negated = False
-            self._evaluate(-1)
-        elif self._previous(position) == "as" or self.subject == "both":
+        if self.subject == "both" and not (self.negated or self.hedged):
+            self._conclude("both", 1, whole=False)
+
+    def _on_alike(self, position: int) -> None:
+        if self.subject == "both":
             self._on_equal(position)
 
     def _on_equal(self, position: int) -> None:
         if not (self.negated or self.hedged):
-            self._conclude("both", 1)
+            self._conclude("both", 1, whole=True)
 
     def _on_prefer(self, position: int) -> None:
+        if self.new_clause and "i" in self.words[max(0, position - 4) : position]:  # "it does not say so, so I prefer"
+            self.negated = self.hedged = False
         # Whom I prefer is what follows, not what came before.
-        self.waiting = 0 if self.negated or self.hedged else 1
+        self.waiting = None if self._is_blocked() else (1, True)
 
-    def _on_go(self, position: int) -> None:
-        if self._following(position) == "with":
-            self._on_prefer(position)
+    def _on_reject(self, position: int) -> None:
+        self.waiting = None if self._is_blocked() else (-1, True)
 
-    def _on_choice(self, position: int) -> None:
-        if self._following(position) == "is":
-            self._on_prefer(position)
+    def _is_blocked(self) -> bool:
+        return self.negated or self.hedged or self.unreal or self.conceding or self.giving_reasons
 
-    def _evaluate(self, sign: int) -> None:
-        if self.negated or self.hedged:
+    def _evaluate(self, sign: int, whole: bool) -> None:
+        if self._is_blocked():
             return
         if self.subject:
-            self._conclude(self.subject, sign)
+            self._conclude(self.subject, sign, whole)
         else:
-            self.waiting = sign
+            self.waiting = sign, whole
 
-    def _conclude(self, about: Conclusion, sign: int) -> None:
-        self.waiting = 0
-        if self.marked or self.found[-1:] == ["both"]:  # "both are good, but response 1 is better"
-            self.found.clear()
-            self.found_before, self.marked = 0, False
-        if about == "both":
-            if sign > 0:
-                self.found.append("both")
-        else:
-            self.found.append(about if sign > 0 else _other(about))
-
-    def _has_found(self) -> bool:
-        return len(self.found) > self.found_before
-
-    def _take_back(self) -> None:
-        del self.found[self.found_before :]
+    def _conclude(self, about: Conclusion, sign: int, whole: bool) -> None:
+        self.waiting = None
+        if about != "both":
+            self.findings.append(_Finding(about if sign > 0 else other(about), whole))
+        elif sign > 0:
+            self.findings.append(_Finding(about, whole))
 
     # What changes the meaning of the words after it
 
     def _on_negation(self, position: int) -> None:
-        self.negated = self.negated or self._following(position) not in _NOT_NEGATED
+        self.new_clause = False  # "..., and I would not say that response 2 is better"
+        self.negated = self.negated or self._following(position) not in v.NOT_NEGATED
 
     def _on_no(self, position: int) -> None:
-        self.negated = self.negated or self._following(position) in _BETTER
+        self.negated = self.negated or self._following(position) in v.BETTER
 
     def _on_hedge(self, position: int) -> None:
-        self.hedged = True
+        self.hedged, self.new_clause = True, False
 
     def _on_condition(self, position: int) -> None:
-        self._take_back()  # "response 1 is better if ..."
-        self.hedged = True
+        self.findings.clear()  # "response 1 is better if ...", "response 1 seems better at first, but ..."
+        self.hedged, self.new_clause = True, False
 
     def _on_comparing(self, position: int) -> None:
         self.comparing = True
 
     def _on_to(self, position: int) -> None:
-        if self._has_found() or self.waiting:
-            self.comparing = True
+        self.comparing = self.comparing or bool(self.findings or self.waiting)
 
     def _on_reason(self, position: int) -> None:
-        if self._has_found():
-            self.unread = len(self.words)
+        if position == 0 or self.words[position - 1] in v.TURNS:  # "but since response 2 is right, ..."
+            self.conceding = True
+            return
+        is_clause = self.words[position] in ("because", "since")
+        self.giving_reasons = bool(self.findings) or (is_clause and self.subject is not None)
 
     # What ends a part of a sentence
 
     def _on_joint(self, position: int) -> None:
         self._settle()
+        if self.in_aside and self.words[position] == ",":
+            self.negated = self.hedged = self.in_aside = False
         self.comparing, self.new_clause = False, True
+        self.conceding = self.conceding and self.words[position] != ","
 
     def _on_turn(self, position: int) -> None:
         self._settle()
-        self.comparing = self.negated = self.hedged = self.new_clause = False
+        self.comparing = self.negated = self.hedged = self.new_clause = self.conceding = self.unreal = False
+        self.giving_reasons = False
+
+    def _on_contrast(self, position: int) -> None:
+        self._on_turn(position)
+        self.conceding = position == 0  # "while response 1 is nicer, ..."
+
+    def _on_concession(self, position: int) -> None:
+        self._on_turn(position)
+        # "both are good, though response 1 is better" concedes nothing
+        self.conceding = {finding.conclusion for finding in self.findings} != {"both"}
 
     def _on_marker(self, position: int) -> None:
         self._on_turn(position)
-        self.marked = True
+        self.overruled = len(self.findings)
 
     def _on_so(self, position: int) -> None:
-        previous = self._previous(position)
-        if previous in _SENTENCE_ENDS or previous in _JOINTS:
+        if position == 0 or self.words[position - 1] in v.JOINTS:
             self._on_marker(position)
 
     def _settle(self) -> None:
         """End a part of a sentence: "unlike response 2 it is better", "response 1 is what I prefer"."""
         if self.waiting and self.subject:
-            self._conclude(self.subject, self.waiting)
+            self._conclude(self.subject, *self.waiting)
         elif self.waiting and self.compared:
-            self._conclude(self.compared, -self.waiting)
-        self.waiting = 0
+            self._conclude(self.compared, -self.waiting[0], self.waiting[1])
 
 
-def _other(choice: Choice) -> Choice:
-    return 2 if choice == 1 else 1
-
-
+_SENTENCE_ENDS = (".", "?")
 _Method = Callable[[_Reader, int], None]
-
-
-def _table(*rows: tuple[Iterable[str], _Method]) -> dict[str, _Method]:
-    return {word: method for words, method in rows for word in words}
-
-
-_DECISIVE = _table(
-    (_BETTER, _Reader._on_better),
-    (_BEATS, _Reader._on_beats),  # overrides the row above
-    (_WORSE, _Reader._on_worse),
-    (_APPROVAL, _Reader._on_approval),
-    (_EQUAL, _Reader._on_equal),
-    (_PREFER, _Reader._on_prefer),
-    (_GO, _Reader._on_go),
-    (["choice"], _Reader._on_choice),
-    (_MARKERS, _Reader._on_marker),  # they hold for the sentences that follow
-    (["so"], _Reader._on_so),
-)
-_DECISIVE_OR_DEGREE = _DECISIVE | _table((_DEGREES, _Reader._on_degree))
-_SUPPORTING = _table(
-    (_NOUNS | _PAIRS | _ORDINALS.keys(), _Reader._on_name),
-    (["which"], _Reader._on_which),
-    (_NEGATIONS, _Reader._on_negation),
-    (["no"], _Reader._on_no),
-    (_HEDGES, _Reader._on_hedge),
-    (_CONDITIONS, _Reader._on_condition),
-    (_COMPARING, _Reader._on_comparing),
-    (["to"], _Reader._on_to),
-    (_REASONS, _Reader._on_reason),
-    (_JOINTS, _Reader._on_joint),
-    (_TURNS, _Reader._on_turn),
-)
+_METHODS: dict[str, _Method] = {
+    word: method
+    for words, method in (
+        (CHOICES, _Reader._on_name),
+        (("both", "neither"), _Reader._on_name),
+        (("which",), _Reader._on_which),
+        (v.BETTER, _Reader._on_better),
+        (v.BEATS, _Reader._on_beats),
+        (v.WORSE, _Reader._on_worse),
+        (v.DEGREES, _Reader._on_degree),
+        (v.COMPARATIVES, _Reader._on_comparative),
+        (v.APPROVAL, _Reader._on_approval),
+        (v.ALIKE, _Reader._on_alike),
+        (v.EQUAL, _Reader._on_equal),
+        (v.PREFER, _Reader._on_prefer),
+        (("reject",), _Reader._on_reject),
+        (v.NEGATIONS, _Reader._on_negation),
+        (("no",), _Reader._on_no),
+        (v.HEDGES, _Reader._on_hedge),
+        (v.CONDITIONS | {"atfirst"}, _Reader._on_condition),
+        (v.COMPARING, _Reader._on_comparing),
+        (("to",), _Reader._on_to),
+        (v.REASONS, _Reader._on_reason),
+        (v.JOINTS, _Reader._on_joint),
+        (v.TURNS, _Reader._on_turn),
+        (v.CONTRASTS, _Reader._on_contrast),
+        (v.CONCESSIONS, _Reader._on_concession),
+        (v.MARKERS, _Reader._on_marker),
+        (("so",), _Reader._on_so),
+    )
+    for word in words
+}
+_TELLING_OF_WHOLE = v.telling(v.BETTER | v.BEATS | v.WORSE | v.EQUAL | v.PREFER | v.MARKERS | {"so", "both", "neither"})
+_TELLING = v.telling(_TELLING_OF_WHOLE | v.DEGREES.keys() | v.COMPARATIVES)
+"""Words without one of which a sentence of some length calls nothing better."""

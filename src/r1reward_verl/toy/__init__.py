@@ -1,1 +1,1 @@
-"""The toy world: pictures of coloured shapes, questions about them, and a tiny Qwen2.5-VL to judge answers."""
+"""The toy world: pictures of coloured shapes, questions about them, and tiny Qwen models to judge answers."""

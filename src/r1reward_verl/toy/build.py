@@ -3,7 +3,7 @@
 OUT/preferences.parquet  preferences to annotate and train on, as `r1reward data convert` writes them
 OUT/val.parquet          held-out pairs in both orders for `main_ppo`, for the curves during training
 OUT/test.parquet         further held-out preferences, for the evaluation
-OUT/model/               tokenizer, processor and a randomly initialised Qwen2.5-VL
+OUT/model/               tokenizer, processor and a randomly initialised model
 OUT/judge/               a tiny trained judge model for vLLM, if it was asked for
 OUT/world.json           what was built, with counts and seed
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,8 +26,8 @@ from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import locked, replaced_folder, write_json
 from r1reward_verl.toy import world
 from r1reward_verl.toy.judge import train_judge
-from r1reward_verl.toy.model import save_model
-from r1reward_verl.toy.world import Pair
+from r1reward_verl.toy.model import PIXELS, ModelName, save_model
+from r1reward_verl.toy.world import Level, ToyMedia, ToyPair
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,12 +43,17 @@ class Sizes(Settings, frozen=True, kw_only=True):
     )
 
 
-def alternating_labels(pairs: Iterable[Pair]) -> list[tuple[Pair, Choice]]:
+def alternating_labels(pairs: Iterable[ToyPair]) -> list[tuple[ToyPair, Choice]]:
     """Put the right response first and second in turn, for each kind of question by itself (1:1 balance)."""
-    return [(pair, 2 if index // 2 % 2 else 1) for index, pair in enumerate(pairs)]
+    seen: Counter[str] = Counter()
+    labelled: list[tuple[ToyPair, Choice]] = []
+    for pair in pairs:
+        labelled.append((pair, 2 if seen[pair.kind] % 2 else 1))
+        seen[pair.kind] += 1
+    return labelled
 
 
-def both_orders(pairs: Iterable[Pair]) -> list[tuple[Pair, Choice]]:
+def both_orders(pairs: Iterable[ToyPair]) -> list[tuple[ToyPair, Choice]]:
     """Take every pair twice, with the right response first and second."""
     labels: tuple[Choice, Choice] = (1, 2)
     return [(pair, label) for pair in pairs for label in labels]
@@ -60,6 +66,8 @@ def build(
     seed: int = 0,
     template: str = PROMPT,
     judge: bool = False,
+    model: ModelName = "qwen2.5-vl",
+    level: Level = "single",
 ) -> Path:
     """Write the toy world to the folder `out`, whole or not at all.
 
@@ -70,6 +78,8 @@ def build(
         template: Prompt with `{question}`, `{response_1}` and `{response_2}`.
         judge: Whether to train a tiny judge model too, which takes about two minutes. It is added to a world that
             has none.
+        model: Which model; the questions describe their pictures in words for one that reads texts only.
+        level: What pictures show and questions ask for (`world.Level`).
 
     Returns:
         The folder.
@@ -80,14 +90,14 @@ def build(
         JudgeNotLearned: the judge did not learn; the world is then as it was before.
     """
     with locked(out):
-        return _build(Path(out), sizes or Sizes(), seed, template, judge)
+        return _build(Path(out), sizes or Sizes(), seed, template, judge, model, level)
 
 
-def _build(folder: Path, sizes: Sizes, seed: int, template: str, judge: bool) -> Path:
-    card = {"seed": seed, "template": template, **msgspec.structs.asdict(sizes)}
+def _build(folder: Path, sizes: Sizes, seed: int, template: str, judge: bool, model: ModelName, level: Level) -> Path:
+    card = {"seed": seed, "template": template, "model": model, "level": level, **msgspec.structs.asdict(sizes)}
     if not folder.exists() or not any(folder.iterdir()):
         with replaced_folder(folder) as partial:
-            _write_world(partial, sizes, seed, template)
+            _write_world(partial, sizes, seed, template, model, level)
             write_json(partial / "world.json", card)
             if judge:
                 _add_judge(partial, card)
@@ -103,23 +113,27 @@ def _build(folder: Path, sizes: Sizes, seed: int, template: str, judge: bool) ->
     return folder
 
 
-def _write_world(folder: Path, sizes: Sizes, seed: int, template: str) -> None:
+def _write_world(folder: Path, sizes: Sizes, seed: int, template: str, model: ModelName, level: Level) -> None:
+    media: ToyMedia = "text" if PIXELS[model] is None else "picture"
     pool, test = (
-        alternating_labels(world.draw_pairs(count, seed, split))
+        alternating_labels(world.draw_pairs(count, seed, split, level))
         for split, count in (("train", sizes.preferences), ("test", sizes.test_pairs))
     )
     for name, pairs in (("preferences", pool), ("test", test)):
-        _write_table(folder / f"{name}.parquet", SCHEMA, (to_row(world.preference(*pair)) for pair in pairs))
-    val = [world.preference(*pair) for pair in both_orders(world.draw_pairs(sizes.val_pairs, seed, "val"))]
+        write_table(folder / f"{name}.parquet", (to_row(world.preference(*pair, media)) for pair in pairs), SCHEMA)
+    val_pairs = both_orders(world.draw_pairs(sizes.val_pairs, seed, "val", level))
+    val = [world.preference(*pair, media) for pair in val_pairs]
     rows = (rl_row(one, index=index, template=template, split="val") for index, one in enumerate(val))
-    _write_table(folder / "val.parquet", rl_schema(inline=True), rows)
-    faults: tuple[world.Fault, ...] = ("none", "hurried", "wrong")
+    write_table(folder / "val.parquet", rows, rl_schema(inline=True))
+    faults: tuple[world.JudgementFault, ...] = ("none", "hurried", "wrong")
     corpus = [world.judgement(pair, label, fault) for pair, label in pool for fault in faults]
-    corpus += [build_prompt(pair.question, *pair.responses(label), template=template) for pair, label in pool]
-    save_model(folder / "model", [*corpus, "user\n", "assistant\n"], seed)
+    shown = (world.preference(*pair, media) for pair in pool)
+    corpus += [build_prompt(one.question, one.response_1, one.response_2, template=template) for one in shown]
+    save_model(folder / "model", [*corpus, "user\n", "assistant\n"], seed, model)
 
 
-def _write_table(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> None:
+def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema | None = None) -> None:
+    """Write a Parquet file; without a schema the rows say what their columns are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -25,7 +25,7 @@ from r1reward_verl.rewards.conclusions import conclusion
 from r1reward_verl.rewards.judges.prompt import closing, messages
 from r1reward_verl.toy import world
 from r1reward_verl.toy.model import build_model, build_processor
-from r1reward_verl.toy.world import Pair
+from r1reward_verl.toy.world import ToyPair
 
 Split = Literal["train", "val", "test"]
 
@@ -72,11 +72,10 @@ class JudgeExample:
         return self.messages[-1]["content"]
 
 
-def split_of(pair: Pair) -> Split:
+def split_of(pair: ToyPair) -> Split:
     """Return the split whose examples may name the pair's values: of 12 of each kind, 6 train, 2 val and 4 test."""
-    values = list(world.COLOURS if pair.kind == "colour" else world.SHAPES)
-    right, wrong = values.index(pair.right), values.index(pair.wrong)
-    distance = (wrong - right) % len(values)
+    right, wrong = pair.values.index(pair.right), pair.values.index(pair.wrong)
+    distance = (wrong - right) % len(pair.values)
     if distance == 1:
         return "test"
     return "val" if distance == 2 and right < 2 else "train"

@@ -1,16 +1,18 @@
-"""A tiny, randomly initialised Qwen2.5-VL with a tokenizer and the real processor classes.
+"""Tiny, randomly initialised models of the Qwen family with a tokenizer and the real processor classes.
 
-Small enough to train on two cores in minutes, built like the real thing: verl, vLLM and transformers load it
-as they load Qwen2.5-VL-7B. Nothing is downloaded.
+Small enough to train on two cores in minutes, built like the real things: verl, vLLM and transformers load them
+as they load Qwen2.5-VL-7B, Qwen3-VL-8B and the text-only Qwen3-8B. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from r1reward_verl.toy.world import SIZE
+ModelName = Literal["qwen2.5-vl", "qwen3-vl", "qwen3"]
+PIXELS: dict[ModelName, int | None] = {"qwen2.5-vl": 56 * 56, "qwen3-vl": 64 * 64, "qwen3": None}
+"""Pixels of a picture as each model sees it: four tokens of 28 x 28 or of 32 x 32; None for one that has no vision."""
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -22,6 +24,8 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+VIDEO_FRAMES = 32
+"""Frames of the longest video that Qwen3-VL sees in the toy's full resolution."""
 # Qwen's 0.02 is meant for widths in the thousands; at a width of 128 the model then stays at chance four times longer.
 INITIALIZER_RANGE = 0.06
 CHAT_TEMPLATE = (
@@ -39,18 +43,20 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_processor(corpus: Iterable[str], vocabulary: int = 640) -> Any:
-    """Train a byte-level BPE on `corpus` and wrap it in the real Qwen2.5-VL processor.
+def build_processor(corpus: Iterable[str], vocabulary: int = 640, name: ModelName = "qwen2.5-vl") -> Any:
+    """Train a byte-level BPE on `corpus` and wrap it in the real processor of a model.
 
     Args:
         corpus: Texts the model will read and write.
         vocabulary: Size of the vocabulary, special tokens included.
+        name: Which model.
 
     Returns:
-        A `Qwen2_5_VLProcessor` for pictures of the toy world's size.
+        A `Qwen2_5_VLProcessor` or `Qwen3VLProcessor` for pictures of the toy world's size; the tokenizer itself for a
+        model that reads texts only.
     """
+    import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import Qwen2_5_VLProcessor, Qwen2TokenizerFast, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -64,31 +70,45 @@ def build_processor(corpus: Iterable[str], vocabulary: int = 640) -> Any:
             show_progress=False,
         ),
     )
-    tokenizer = Qwen2TokenizerFast(
+    tokenizer = transformers.Qwen2TokenizerFast(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",  # noqa: S106
         pad_token="<|endoftext|>",  # noqa: S106
         unk_token=None,
         additional_special_tokens=list(SPECIAL_TOKENS),
     )
-    pixels = SIZE * SIZE
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=pixels, max_pixels=pixels),
-        video_processor=Qwen2VLVideoProcessor(min_pixels=pixels, max_pixels=pixels),
+    pixels = PIXELS[name]
+    if pixels is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+        return tokenizer
+    bounds = {"min_pixels": pixels, "max_pixels": pixels}
+    if name == "qwen3-vl":
+        return transformers.Qwen3VLProcessor(
+            image_processor=transformers.Qwen2VLImageProcessor(**bounds, patch_size=16),
+            # Its bounds are of a whole video, and it knows no others.
+            video_processor=transformers.Qwen3VLVideoProcessor(
+                size={"shortest_edge": pixels, "longest_edge": VIDEO_FRAMES * pixels}
+            ),
+            tokenizer=tokenizer,
+            chat_template=CHAT_TEMPLATE,
+        )
+    return transformers.Qwen2_5_VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**bounds),
+        video_processor=transformers.Qwen2VLVideoProcessor(**bounds),
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def build_model(processor: Any, seed: int) -> Any:
-    """Return a randomly initialised Qwen2.5-VL of about two million parameters for `processor`'s vocabulary.
+def build_model(processor: Any, seed: int, name: ModelName = "qwen2.5-vl") -> Any:
+    """Return a randomly initialised model of two to three million parameters for `processor`'s vocabulary.
 
     The head size is 64, one that vLLM's CPU attention has a kernel for.
     """
     import torch
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    import transformers
 
-    tokenizer = processor.tokenizer
+    tokenizer = getattr(processor, "tokenizer", processor)
     token_id = tokenizer.convert_tokens_to_ids
     text = {
         "vocab_size": (len(tokenizer) + 63) // 64 * 64,
@@ -97,40 +117,44 @@ def build_model(processor: Any, seed: int) -> Any:
         "num_hidden_layers": 4,
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
+        "head_dim": 64,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6,
         "initializer_range": INITIALIZER_RANGE,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **_ROPE[name]},
         "tie_word_embeddings": True,
         "bos_token_id": token_id("<|endoftext|>"),
         "eos_token_id": token_id("<|im_end|>"),
         "pad_token_id": token_id("<|endoftext|>"),
     }
     vision = {
-        "depth": 2,
         "initializer_range": INITIALIZER_RANGE,
         "hidden_size": 128,
         "intermediate_size": 256,
         "num_heads": 2,
         "out_hidden_size": 128,
-        "patch_size": 14,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [1],
+        **_VISION[name],
     }
-    config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=token_id("<|image_pad|>"),
-        video_token_id=token_id("<|video_pad|>"),
-        vision_start_token_id=token_id("<|vision_start|>"),
-        vision_end_token_id=token_id("<|vision_end|>"),
-        tie_word_embeddings=True,
-        initializer_range=INITIALIZER_RANGE,
-    )
+    both = {
+        "text_config": text,
+        "vision_config": vision,
+        "image_token_id": token_id("<|image_pad|>"),
+        "video_token_id": token_id("<|video_pad|>"),
+        "vision_start_token_id": token_id("<|vision_start|>"),
+        "vision_end_token_id": token_id("<|vision_end|>"),
+        "tie_word_embeddings": True,
+        "initializer_range": INITIALIZER_RANGE,
+    }
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(config).float()
+    if name == "qwen3":
+        model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**text))
+    elif name == "qwen3-vl":
+        model = transformers.Qwen3VLForConditionalGeneration(transformers.Qwen3VLConfig(**both))
+    else:
+        model = transformers.Qwen2_5_VLForConditionalGeneration(transformers.Qwen2_5_VLConfig(**both))
+    model = model.float()
     model.generation_config.update(
         bos_token_id=text["bos_token_id"],
         eos_token_id=[text["eos_token_id"], text["bos_token_id"]],
@@ -140,8 +164,28 @@ def build_model(processor: Any, seed: int) -> Any:
     return model
 
 
-def save_model(out: Path, corpus: Iterable[str], seed: int) -> None:
+# Halves of a head of 64 for time, height and width.
+_ROPE: dict[ModelName, dict[str, Any]] = {
+    "qwen2.5-vl": {"mrope_section": [8, 12, 12]},
+    "qwen3-vl": {"mrope_section": [12, 10, 10], "mrope_interleaved": True},
+    "qwen3": {},
+}
+_VISION: dict[ModelName, dict[str, Any]] = {
+    "qwen2.5-vl": {
+        "depth": 2,
+        "patch_size": 14,
+        "window_size": 112,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    },
+    # What its blocks 0 and 1 see is added to the first two layers of the text; the position embedding is of 16 x 16.
+    "qwen3-vl": {"depth": 3, "patch_size": 16, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 256},
+    "qwen3": {},
+}
+
+
+def save_model(out: Path, corpus: Iterable[str], seed: int, name: ModelName = "qwen2.5-vl") -> None:
     """Build the processor and the model and save them at `out` in Hugging Face form."""
-    processor = build_processor(corpus)
-    build_model(processor, seed).save_pretrained(out)
+    processor = build_processor(corpus, name=name)
+    build_model(processor, seed, name).save_pretrained(out)
     processor.save_pretrained(out)

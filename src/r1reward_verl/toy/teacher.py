@@ -1,8 +1,9 @@
 """The toy world's teacher behind a real endpoint, as a hosted model would be: `r1reward toy teacher`.
 
-It reads question and responses from the prompt, looks at the picture, and replies with a judgement. It errs as a
-hurried annotator does: of questions about shape it answers most with "1" after a glance, and sometimes it takes the
-wrong colour. Asked again, it may do better.
+It reads question and responses from the prompt, looks at the picture (or reads the description that stands in the
+question instead), and replies with a judgement. It errs as a
+hurried annotator does: of questions about shapes and numbers it answers most with "1" after a glance, and sometimes it
+takes the wrong colour. Asked again, it may do better.
 """
 
 from __future__ import annotations
@@ -16,36 +17,45 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import Image
 
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.toy import world
-from r1reward_verl.toy.world import COLOURS, Fault, Kind, Pair
+from r1reward_verl.toy.world import COLOUR_VALUES, JudgementFault, QuestionKind, Thing, ToyPair
 
 if TYPE_CHECKING:
+    import numpy as np
     from aiohttp import web
 
 MODEL = "toy-teacher"
 
-_QUESTION = re.compile(r"Which (colour|shape) is it\?")
+_QUESTIONS: dict[QuestionKind, re.Pattern[str]] = {
+    "colour": re.compile(r"Which colour is (?:it|the (\w+))\?"),
+    "shape": re.compile(r"Which shape is (?:it|(\w+))\?"),
+    "number": re.compile(r"How many things are a (\w+)\?"),
+    "beside": re.compile(r"Which colour is beside the (\w+)\?"),
+}
+_SCENE = re.compile(r"There is (.*) in picture")
+_THING = re.compile(r"a (\w+) (\w+)")
 _RESPONSE = re.compile(r"^It is (\w+)\.$", re.MULTILINE)
 
 
 class Faults(Settings, frozen=True, kw_only=True):
     """How often the teacher errs, as shares of its judgements."""
 
-    hurried: Annotated[float, setting('Share of shape questions that are answered "1" without a look.', ge=0, le=1)] = (
-        0.85
+    hurried: Annotated[
+        float, setting('Share of questions about shapes and numbers that are answered "1" without a look.', ge=0, le=1)
+    ] = 0.85
+    slip: Annotated[float, setting("Share of other questions that are decided for the wrong response.", ge=0, le=1)] = (
+        0.1
     )
-    slip: Annotated[
-        float, setting("Share of colour questions that are decided for the wrong response.", ge=0, le=1)
-    ] = 0.1
 
 
-def recognise(picture: bytes) -> tuple[str, str]:
-    """Return colour and shape in a picture of the toy world.
+def recognise(picture: bytes) -> tuple[Thing, ...]:
+    """Return colour and shape of each thing in a picture of the toy world, in reading order.
 
     Raises:
         ValueError: it is not a picture, or nothing is drawn in it.
@@ -60,8 +70,22 @@ def recognise(picture: bytes) -> tuple[str, str]:
     drawn = pixels.min(axis=2) < 160
     if not drawn.any():
         raise ValueError("nothing is drawn in the picture")
+    height, width = (side // 2 for side in drawn.shape)
+    if drawn[height, width]:
+        return (_thing(pixels, drawn),)
+    # Nothing stands in the middle of a scene.
+    cells = [(slice(top, top + height), slice(left, left + width)) for top in (0, height) for left in (0, width)]
+    if not all(drawn[cell].any() for cell in cells):
+        raise ValueError("a part of the scene is empty")
+    return tuple(_thing(pixels[cell], drawn[cell]) for cell in cells)
+
+
+def _thing(pixels: np.ndarray, drawn: np.ndarray) -> Thing:
+    """Return colour and shape of what is drawn."""
+    import numpy as np
+
     mean = pixels[drawn].mean(axis=0)
-    colour = min(COLOURS, key=lambda name: float(np.abs(mean - COLOURS[name]).sum()))
+    colour = min(COLOUR_VALUES, key=lambda name: float(np.abs(mean - COLOUR_VALUES[name]).sum()))
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     box = drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     if box[-1].mean() > 0.8:
@@ -69,6 +93,21 @@ def recognise(picture: bytes) -> tuple[str, str]:
     else:
         shape = "circle" if box.mean() > 0.7 else "cross"
     return colour, shape
+
+
+def _described(text: str) -> tuple[Thing, ...]:
+    scene = _SCENE.search(text)
+    if scene is None:
+        raise ValueError("neither a picture nor a description of one")
+    return tuple((colour, shape) for colour, shape in _THING.findall(scene[1]))
+
+
+def _asked(text: str) -> tuple[QuestionKind, str]:
+    """Return what the question asks for, and the colour or shape that it names."""
+    for kind, pattern in _QUESTIONS.items():
+        if found := pattern.search(text):
+            return kind, found[1] or ""
+    raise ValueError("no question about a colour, a shape or a number")
 
 
 class Teacher:
@@ -87,31 +126,34 @@ class Teacher:
         self.seed = seed
         self._asked: Counter[bytes] = Counter()
 
-    def answer(self, text: str, picture: bytes, temperature: float) -> str:
-        """Return the judgement on a prompt about a picture.
+    def answer(self, text: str, picture: bytes | None, temperature: float) -> str:
+        """Return the judgement on a prompt about a picture; None: it describes its picture in words.
 
         Raises:
             ValueError: the prompt or the picture is not from the toy world.
         """
-        question, responses = _QUESTION.search(text), _RESPONSE.findall(text)
-        if question is None or len(responses) != 2:
-            raise ValueError("no question about a colour or a shape with two responses")
-        kind: Kind = "colour" if question[1] == "colour" else "shape"
-        colour, shape = recognise(picture)
-        right = colour if kind == "colour" else shape
+        (kind, named), responses = _asked(text), _RESPONSE.findall(text)
+        if len(responses) != 2:
+            raise ValueError("no two responses")
+        things = _described(text) if picture is None else recognise(picture)
+        column = 0 if kind == "shape" else 1
+        place = next((number for number, thing in enumerate(things) if not named or thing[column] == named), None)
+        if place is None:
+            raise ValueError(f"nothing in the picture is {named}")
+        pair = ToyPair("", *things[place], kind, "", 0, things[:place] + things[place + 1 :], place)
+        right = pair.right
         if right not in responses:
-            raise ValueError(f"none of the responses {responses} is right: the picture shows a {colour} {shape}")
+            raise ValueError(f"none of the responses {responses} is right: the picture shows {pair.seen}")
         label: Literal[1, 2] = 1 if responses[0] == right else 2
-        key = hashlib.blake2b(b"\0".join((text.encode(), picture)), digest_size=16).digest()
+        key = hashlib.blake2b(b"\0".join((text.encode(), picture or b"")), digest_size=16).digest()
         self._asked[key] += temperature > 0
         draw = random.Random(f"{self.seed}/{key.hex()}/{self._asked[key]}").random()
-        pair = Pair("", colour, shape, kind, responses[2 - label], 0)
-        return world.judgement(pair, label, self._fault(kind, draw))
+        return world.judgement(replace(pair, wrong=responses[2 - label]), label, self._fault(kind, draw))
 
-    def _fault(self, kind: Kind, draw: float) -> Fault:
-        if kind == "colour":
-            return "wrong" if draw < self.faults.slip else "none"
-        return "hurried" if draw < self.faults.hurried else "none"
+    def _fault(self, kind: QuestionKind, draw: float) -> JudgementFault:
+        if kind in ("shape", "number"):
+            return "hurried" if draw < self.faults.hurried else "none"
+        return "wrong" if draw < self.faults.slip else "none"
 
 
 def application(teacher: Teacher) -> web.Application:
@@ -140,8 +182,10 @@ def application(teacher: Teacher) -> web.Application:
     return app
 
 
-def _text_and_picture(content: Any) -> tuple[str, bytes]:
-    """Return text and picture of a message's parts."""
+def _text_and_picture(content: Any) -> tuple[str, bytes | None]:
+    """Return text and picture of a message: its parts, or the text alone."""
+    if isinstance(content, str):
+        return content, None
     (text,) = (part["text"] for part in content if part["type"] == "text")
     (url,) = (part["image_url"]["url"] for part in content if part["type"] == "image_url")
     head, _, data = url.partition(";base64,")
@@ -153,7 +197,7 @@ def _text_and_picture(content: Any) -> tuple[str, bytes]:
         raise ValueError(f"the picture's base64 is damaged: {error}") from None
 
 
-async def serve(teacher: Teacher, port: int) -> None:
+async def serve_teacher(teacher: Teacher, port: int) -> None:
     """Answer requests until the task is cancelled, and print the address first; port 0 takes a free one.
 
     Raises:

@@ -1,14 +1,16 @@
 """The toy world itself: scenes, questions, response pairs, and judgements with known faults.
 
 Everything is drawn from a seed. One pair is one question about one picture with a right and a wrong response; a
-preference is a pair in one of its two orders.
+preference is a pair in one of its two orders. On the level `single` a picture shows one thing that fills it, and a
+question asks for its colour or its shape. On the level `scenes` it shows four small things, and a question asks for the
+colour or the shape of one among distractors, for a number, or for what stands beside another.
 """
 
 from __future__ import annotations
 
 import io
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from PIL import Image, ImageDraw
@@ -17,8 +19,8 @@ from r1reward_verl.data.preference import Preference
 from r1reward_verl.judgement import Choice
 from r1reward_verl.media import Media
 
-SOURCE = "r1reward_toy"
-COLOURS: dict[str, tuple[int, int, int]] = {
+TOY_SOURCE = "r1reward_toy"
+COLOUR_VALUES: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
     "green": (40, 170, 60),
     "blue": (40, 80, 220),
@@ -26,41 +28,100 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZE = 56
-"""Side of a picture in pixels: four merged vision tokens of a Qwen2.5-VL with patch size 14."""
+"""Side of a picture in pixels: four tokens of a Qwen2.5-VL, whose token covers 28 x 28."""
 
-Kind = Literal["colour", "shape"]
-Fault = Literal["none", "hurried", "wrong"]
+NUMBERS = ("none", "one", "two", "three", "four")
+UNSEEN = (("yellow", "cross"), ("red", "triangle"), ("blue", "square"))
+"""Combinations of colour and shape that scenes for training never show, and half of those for testing ask about."""
+
+Thing = tuple[str, str]
+"""Colour and shape."""
+Level = Literal["single", "scenes"]
+QuestionKind = Literal["colour", "shape", "number", "beside"]
+_KINDS: dict[Level, tuple[QuestionKind, ...]] = {
+    "single": ("colour", "shape"),
+    "scenes": ("colour", "shape", "number", "beside"),
+}
+JudgementFault = Literal["none", "hurried", "wrong"]
+ToyMedia = Literal["picture", "pictures", "video", "text"]
+"""What a preference shows: its picture; two of the same kind; a video, in which the shape moves; words alone."""
+FRAMES = 4
 
 
 @dataclass(frozen=True)
-class Pair:
+class ToyPair:
     """A question about a picture with a right and a wrong response.
 
     Attributes:
         pair_id: Name of the pair, unique in the toy world.
-        colour: Colour of the shape in the picture.
-        shape: The shape in the picture.
+        colour: Colour of the thing that is asked about.
+        shape: Its shape.
         kind: What the question asks for.
         wrong: The wrong response's value of that kind.
-        seed: Seed of the picture's position, size and noise.
+        seed: Seed of the picture's positions, sizes and ground.
+        others: The three other things of a scene; without them the thing fills the picture.
+        place: Where the thing stands in its scene: 0 and 1 are above, 2 and 3 below, from left to right.
     """
 
     pair_id: str
     colour: str
     shape: str
-    kind: Kind
+    kind: QuestionKind
     wrong: str
     seed: int
+    others: tuple[Thing, ...] = ()
+    place: int = 0
+
+    @property
+    def things(self) -> tuple[Thing, ...]:
+        """Colour and shape of all that the picture shows, in reading order."""
+        return (*self.others[: self.place], (self.colour, self.shape), *self.others[self.place :])
 
     @property
     def right(self) -> str:
         """The right response's value."""
+        if self.kind == "number":
+            return NUMBERS[sum(shape == self.shape for _, shape in self.things)]
+        if self.kind == "beside":
+            return self.things[self.place ^ 1][0]
         return self.colour if self.kind == "colour" else self.shape
+
+    @property
+    def values(self) -> list[str]:
+        """What a response to the question may say."""
+        if self.kind == "number":
+            return list(NUMBERS[1:4])
+        return list(SHAPES) if self.kind == "shape" else list(COLOUR_VALUES)
 
     @property
     def question(self) -> str:
         """The question as the prompt shows it."""
-        return f"Which {self.kind} is it?"
+        if not self.others:
+            return f"Which {self.kind} is it?"
+        return {
+            "colour": f"Which colour is the {self.shape}?",
+            "shape": f"Which shape is {self.colour}?",
+            "number": f"How many things are a {self.shape}?",
+            "beside": f"Which colour is beside the {self.shape}?",
+        }[self.kind]
+
+    @property
+    def seen(self) -> str:
+        """What the picture shows, in words."""
+        return ", ".join(f"a {colour} {shape}" for colour, shape in self.things)
+
+    @property
+    def described(self) -> str:
+        """The question behind a description of the picture, for models that read texts only.
+
+        The number keeps pairs apart: `r1reward data select` takes the same texts once.
+        """
+        return f"There is {self.seen} in picture {self.seed % 100_000}. {self.question}"
+
+    @property
+    def category(self) -> str:
+        """The kind, or `unseen` if the question is about a combination of `UNSEEN` in a scene."""
+        return "unseen" if self.others and (self.colour, self.shape) in UNSEEN else self.kind
 
     def responses(self, label: int) -> tuple[str, str]:
         """Return (response 1, response 2) with the right one at position `label` (1 or 2)."""
@@ -68,58 +129,92 @@ class Pair:
         return (right, wrong) if label == 1 else (wrong, right)
 
 
-def draw_pairs(count: int, seed: int, split: str) -> list[Pair]:
-    """Return `count` pairs, half of each kind, with every colour and shape equally often in expectation."""
+def draw_pairs(count: int, seed: int, split: str, level: Level = "single") -> list[ToyPair]:
+    """Return `count` pairs, as many of each kind, with every colour and shape equally often in expectation.
+
+    Scenes show combinations of `UNSEEN` in the split `test` alone, where every fourth pair asks about one.
+    """
     rng = random.Random(f"{split}/{seed}")
-    pairs = []
-    for index in range(count):
-        kind: Kind = "colour" if index % 2 == 0 else "shape"
-        colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
-        right = colour if kind == "colour" else shape
-        wrong = rng.choice([value for value in (COLOURS if kind == "colour" else SHAPES) if value != right])
-        pairs.append(Pair(f"{split}-{index:06d}", colour, shape, kind, wrong, rng.randrange(2**31)))
-    return pairs
+    return [_draw_pair(rng, f"{split}-{index:06d}", index, split, level) for index in range(count)]
 
 
-def render(pair: Pair) -> Image.Image:
-    """Draw the pair's picture: one filled shape on a light ground, with varied place, size and ground."""
+def _draw_pair(rng: random.Random, pair_id: str, index: int, split: str, level: Level) -> ToyPair:
+    kinds = _KINDS[level]
+    kind = kinds[index % len(kinds)]
+    if level == "single":
+        pair = ToyPair(pair_id, rng.choice(list(COLOUR_VALUES)), rng.choice(SHAPES), kind, "", 0)
+        wrong = rng.choice([value for value in pair.values if value != pair.right])
+        return replace(pair, wrong=wrong, seed=rng.randrange(2**31))
+    seen = [(colour, shape) for colour in COLOUR_VALUES for shape in SHAPES if (colour, shape) not in UNSEEN]
+    unseen = split == "test" and index // len(kinds) % 4 == 3
+    colour, shape = rng.choice(UNSEEN if unseen else seen)
+    if kind == "number":
+        same = [thing for thing in seen if thing[1] == shape]
+        different = [thing for thing in seen if thing[1] != shape]
+        more = rng.randrange(3)
+        others = [*rng.choices(same, k=more), *rng.choices(different, k=3 - more)]
+        rng.shuffle(others)
+    else:
+        # No other thing has what the question names.
+        named = 0 if kind == "shape" else 1
+        others = rng.choices([thing for thing in seen if thing[named] != (colour, shape)[named]], k=3)
+    pair = ToyPair(pair_id, colour, shape, kind, "", rng.randrange(2**31), tuple(others), rng.randrange(4))
+    return replace(pair, wrong=rng.choice([value for value in pair.values if value != pair.right]))
+
+
+def draw_scene(pair: ToyPair) -> Image.Image:
+    """Draw the pair's picture on a light ground, with varied places, sizes and ground."""
     rng = random.Random(pair.seed)
     ground = rng.randrange(225, 256)
     image = Image.new("RGB", (SIZE, SIZE), (ground, ground, ground))
     draw = ImageDraw.Draw(image)
-    radius = rng.randrange(20, 25)
-    x = SIZE // 2 + rng.randrange(-2, 3)
-    y = SIZE // 2 + rng.randrange(-2, 3)
-    colour = tuple(min(255, max(0, channel + rng.randrange(-15, 16))) for channel in COLOURS[pair.colour])
+    if not pair.others:
+        _draw_thing(draw, rng, (pair.colour, pair.shape), (SIZE // 2, SIZE // 2), rng.randrange(20, 25))
+        return image
+    for place, thing in enumerate(pair.things):
+        centre = (SIZE // 4 + place % 2 * SIZE // 2, SIZE // 4 + place // 2 * SIZE // 2)
+        _draw_thing(draw, rng, thing, centre, rng.randrange(9, 12))
+    return image
+
+
+def _draw_thing(
+    draw: ImageDraw.ImageDraw, rng: random.Random, thing: Thing, centre: tuple[int, int], radius: int
+) -> None:
+    x, y = (at + rng.randrange(-2, 3) for at in centre)
+    colour = tuple(min(255, max(0, channel + rng.randrange(-15, 16))) for channel in COLOUR_VALUES[thing[0]])
     box = (x - radius, y - radius, x + radius, y + radius)
-    if pair.shape == "circle":
+    if thing[1] == "circle":
         draw.ellipse(box, fill=colour)
-    elif pair.shape == "square":
+    elif thing[1] == "square":
         draw.rectangle(box, fill=colour)
-    elif pair.shape == "triangle":
+    elif thing[1] == "triangle":
         draw.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill=colour)
     else:
         arm = radius // 3
         draw.rectangle((x - radius, y - arm, x + radius, y + arm), fill=colour)
         draw.rectangle((x - arm, y - radius, x + arm, y + radius), fill=colour)
-    return image
 
 
-def png(pair: Pair) -> bytes:
+def scene_png(pair: ToyPair) -> bytes:
     """Return the pair's picture as PNG bytes."""
     buffer = io.BytesIO()
-    render(pair).save(buffer, format="PNG")
+    draw_scene(pair).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def preference(pair: Pair, label: Choice) -> Preference:
-    """Return the pair with the right response at position `label`, its picture inline."""
+def preference(pair: ToyPair, label: Choice, media: ToyMedia = "picture") -> Preference:
+    """Return the pair with the right response at position `label`, its media inline."""
     response_1, response_2 = pair.responses(label)
-    image = Media(data=png(pair))
-    return Preference(pair.pair_id, SOURCE, pair.kind, pair.question, response_1, response_2, label, images=(image,))
+    question = pair.described if media == "text" else pair.question
+    count = {"picture": 1, "pictures": 2, "video": FRAMES, "text": 0}[media]
+    scenes = tuple(Media(data=scene_png(replace(pair, seed=pair.seed + move))) for move in range(count))
+    images, video = ((), scenes) if media == "video" else (scenes, None)
+    return Preference(
+        *(pair.pair_id, TOY_SOURCE, pair.category, question, response_1, response_2, label), images=images, video=video
+    )
 
 
-def judgement(pair: Pair, label: int, fault: Fault = "none") -> str:
+def judgement(pair: ToyPair, label: int, fault: JudgementFault = "none") -> str:
     """Write a judgement of the pair with the right response at position `label`.
 
     Args:
@@ -138,7 +233,7 @@ def judgement(pair: Pair, label: int, fault: Fault = "none") -> str:
     values = (pair.right, pair.wrong) if label == 1 else (pair.wrong, pair.right)
     answer = label if fault == "none" else 3 - label
     return (
-        f"<think>The picture shows a {pair.colour} {pair.shape}.\n"
+        f"<think>The picture shows {pair.seen}.\n"
         f"The responses say {values[0]} 1 and {values[1]} 2.\n"
         f"The right answer is {pair.right} {label}.\n"
         f"So response {answer} is better.</think><answer>{answer}</answer>"

@@ -187,7 +187,7 @@ def test_the_journal_has_every_answer(file, out):
             (None, "stop") if call["choice"] else ("truncated", "length")
         )
         assert (call["prompt_tokens"], call["completion_tokens"], call["cost"]) == (1000, 250, COST)
-        assert 0 < call["seconds"] < 2
+        assert 0 < call["seconds"] < 10
 
 
 def test_the_command_prints_a_summary_and_leaves_a_card(file, out, capsys):
@@ -212,6 +212,122 @@ def test_the_command_prints_a_summary_and_leaves_a_card(file, out, capsys):
         "out.parquet.card.json",
         "out.parquet.journal.jsonl",
     ]
+
+
+# How a choice is read
+
+
+class Talkative(Teacher):
+    """Always right, in a form that the strict contract refuses."""
+
+    forms = ("<think>Compared.</think>\n<answer>{}</answer>", "Response {} is better", "<answer>{}</answer>: clearly")
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def answer(self, number, attempt, request):
+        return says(self.forms[self.form].format(label(number)))
+
+
+def test_difficulty_measures_agreement_and_not_the_form(file, out, capsys):
+    with ChatServer(Talkative(0)) as server:
+        report = run(file, out, server)
+        assert len(server.requests) == 20
+    assert (report.solved, report.never) == ({1: 20}, 0)
+    assert (report.malformed, report.unparsable) == ({"text_outside": 20}, {})
+    assert {call["text"] for call in calls(out)} == {
+        judgement(1).replace("><", ">\n<"),
+        judgement(2).replace("><", ">\n<"),
+    }
+    assert {one.trace for one in preferences_in(out)} == {judgement(1), judgement(2)}
+    assert "20 malformed, but with a choice that was read" in str(report)
+
+
+def test_a_stored_journal_is_read_by_another_reader_free_of_charge(file, out, capsys):
+    arguments = [str(file), str(out), "--model", "teacher"]
+    with ChatServer(Talkative(1)) as server:
+        arguments += ["--url", server.url]
+        assert main([*arguments, "--reader", "strict"]) == 0
+        assert "note: an unparsable answer counts as one that disagrees" in capsys.readouterr().out
+        assert {(one.difficulty, one.trace) for one in preferences_in(out)} == {(3, None)}
+        stored = beside(out, "journal.jsonl").read_bytes()
+        assert len(server.requests) == 60
+    # There is no server any more, and none is asked.
+    assert main([*arguments, "--no-calls", "--reader", "last_digit"]) == 0
+    assert {one.difficulty for one in preferences_in(out)} == {1}
+    assert all(
+        one.trace == f"<think>Response {one.label} is better</think><answer>{one.label}</answer>"
+        for one in preferences_in(out)
+    )
+    assert beside(out, "journal.jsonl").read_bytes() == stored
+
+
+def test_a_stricter_reader_without_calls_leaves_what_is_open(file, out):
+    with ChatServer(Talkative(2)) as server:
+        report = run(file, out, server)
+        assert report.bare == 20
+        assert "20 traces hold no reasoning" in str(report)
+        report = run(file, out, server, reader="strict", calls=False, max_rejects=1.0)
+        assert (report.rows["finished"], report.rows["left"], report.calls_now) == (0, 20, 0)
+        report = run(file, out, server, reader="strict")  # goes on where one attempt was made
+        assert (report.calls, report.calls_now, report.never) == (60, 40, 20)
+
+
+# A pilot
+
+
+def pilot_file(tmp_path):
+    """80 preferences of a source where the first attempt agrees, and 20 of one where none does, at its end."""
+    rows = [preference(4 * number + 1, id=f"e{number}", source="easy") for number in range(80)]
+    rows += [preference(4 * number, id=f"h{number}", source="hard") for number in range(1, 21)]
+    return preference_file(tmp_path / "in.parquet", rows)
+
+
+def test_a_pilot_is_drawn_from_all_sources_and_extrapolated_to_the_whole(tmp_path, out, capsys):
+    file = pilot_file(tmp_path)
+    with ChatServer(Teacher()) as server:
+        options = ["--url", server.url, "--model", "teacher", "--price", "2", "8", "--limit", "10"]
+        assert main([str(file), str(out), *options]) == 0
+        found = preferences_in(out)
+        assert Counter(one.source for one in found) == {"easy": 8, "hard": 2}
+        assert len(server.requests) == 8 + 2 * 3
+        card = json.loads(beside(out, "card.json").read_text())
+        assert card["rows"]["left"] == 90
+        whole = card["whole"]
+        assert (whole["rows"], whole["calls"]) == (100, 80 + 20 * 3)
+        assert whole["cost"] == pytest.approx(140 * COST)
+        assert (whole["prompt_tokens"], whole["completion_tokens"]) == (140_000, 35_000)
+        assert whole["difficulty"] == {"1": 80, "unsolved": 20}
+        printed = capsys.readouterr().out
+        assert "all 100 rows, extrapolated: 140 calls, 140,000 tokens read, 35,000 written, cost" in printed
+        assert "attempt 1 80.0%, unsolved 20.0%" in printed
+
+        # A larger pilot adds rows, and the whole run makes the other calls only.
+        more = run(file, out, server, price=PRICE, limit=20)
+        assert {one.id for one in found} < {one.id for one in preferences_in(out)}
+        assert more.calls_now == 8 + 2 * 3
+        assert run(file, out, server, price=PRICE).calls == len(server.requests) == 140
+    assert len(preferences_in(out)) == 100
+
+
+def test_a_small_pilot_has_a_row_of_each_source_if_it_can(tmp_path, out):
+    rows = [preference(4 * number + 1, id=f"r{number}", source=f"s{min(number, 3)}") for number in range(40)]
+    file = preference_file(tmp_path / "in.parquet", rows)
+    with ChatServer(Teacher()) as server:
+        run(file, out, server, limit=4)
+        assert {one.source for one in preferences_in(out)} == {"s0", "s1", "s2", "s3"}
+        assert run(file, out, server, limit=1000).rows["finished"] == 40
+
+
+def test_as_the_paper_samples(file, out, capsys):
+    with ChatServer(Teacher()) as server:
+        options = [str(file), str(out), "--url", server.url, "--model", "teacher", "--attempts", "1"]
+        assert main([*options, "--paper"]) == 0
+        assert {request.body["temperature"] for request in server.requests} == {0.0}
+        assert json.loads(beside(out, "card.json").read_text())["temperature"] == 0.0
+        assert main([*options, "--paper", "--temperature", "0.5"]) == 2
+        assert "--paper samples at temperature 0, not at 0.5" in capsys.readouterr().err
 
 
 def test_what_has_been_annotated_before_is_passed_through(tmp_path, out):
@@ -239,7 +355,14 @@ def test_an_answer_is_an_attempt_whatever_it_is(tmp_path, out):
     with ChatServer(lambda request: answers[number_of(request)]) as server:
         report = run(file, out, server, attempts=1)
     found = preferences_in(out)
-    assert [one.trace for one in found] == [None, None, None, judgement(1, "é?"), None, judgement(1)]
+    assert [one.trace for one in found] == [
+        None,
+        None,
+        None,
+        judgement(1, "é?"),
+        "<think>Sure! Compared.</think><answer>2</answer>",  # the choice counts, the form is mended
+        judgement(1),
+    ]
     assert [one.difficulty for one in found] == [1] * 6
     by_row = {call["row"]: (call["reason"], call["finish_reason"]) for call in calls(out)}
     assert by_row[1] == ("no_tags", "length")
@@ -261,8 +384,8 @@ def test_bad_rows_are_rejected_and_the_others_annotated(tmp_path, out):
         with pytest.raises(AnnotationError, match=r"3 of 22 rows were rejected, more than 5\.0%.*--max-rejects"):
             run(file, out, server)
         assert not out.exists()
+        assert not server.requests  # the input is looked at before anything is paid for
         report = run(file, out, server, max_rejects=0.2)
-        assert report.calls_now == 0
     check(out, [number for number in range(1, 22) if number not in (5, 10)])
     assert [(one["line"], one["reason"].split(":")[0]) for one in rejects(out)] == [
         (5, "label 'B' is neither 1 nor 2 (allowed"),
@@ -774,8 +897,8 @@ def test_a_refused_row_is_rejected_and_tried_again_by_the_next_run(file, out, st
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
-        (Answer("cannot do that", status=500), "(failed): {url}: status 500: cannot do that"),
-        (Answer("<html>"), "(unreadable): {url}: unreadable answer: <html>"),
+        (Answer("cannot do that", status=500), "failed: {url}: status 500: cannot do that"),
+        (Answer("<html>"), "unreadable: {url}: unreadable answer: <html>"),
     ],
 )
 def test_a_row_that_no_server_can_bear_does_not_end_the_run(file, out, trouble, said):

@@ -15,12 +15,12 @@ from factories import preference as unannotated
 from r1reward_verl.cli import main as cli
 from r1reward_verl.data.check import CheckSettings
 from r1reward_verl.data.check import check as run_check
-from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema
+from r1reward_verl.data.export import rl_row, rl_schema, sft_row, sft_schema, swap
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.data.prompt_length import PromptLength
 from r1reward_verl.data.row_checks import WAYS_OUT
 from r1reward_verl.judgement import build_prompt
-from r1reward_verl.media import Media, check_picture
+from r1reward_verl.media import Media, look_at
 from r1reward_verl.recipes import data_section as recipe
 
 
@@ -44,7 +44,7 @@ def preference(index=0, **changes):
 def picture(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(png())
-    return Media(str(path), sha256=check_picture(str(path)))
+    return Media(str(path), sha256=look_at(str(path))[0])
 
 
 def rl(path, items, **changes):
@@ -95,9 +95,17 @@ def test_a_clean_jsonl_file_passes(tmp_path, kind):
 
 
 def test_validation_rows_in_both_orders_are_no_duplicates(tmp_path):
-    rows = [rl_row(preference(0, label=label), index=label) for label in (1, 2)]
-    rows[1]["prompt"] = [{"role": "user", "content": "the other order"}]
+    rows = [rl_row(one, index=index) for index, one in enumerate((preference(0), swap(preference(0))))]
     assert problems(parquet(tmp_path / "val.parquet", rows, rl_schema(False))) == []
+
+
+def test_swapped_duplicates_under_another_id_are_found(tmp_path):
+    one, other = preference(0), swap(replace(preference(0), source="other"))
+    wrong = replace(one, source="third", label=2, trace=None)
+    assert problems(rl(tmp_path / "a.parquet", [one, other, wrong])) == [
+        ("duplicate", 2, "", "the same as row 1, with the responses swapped"),
+        ("duplicate", 3, "", "the same as row 1, with the opposite label"),
+    ]
 
 
 def test_inlined_pictures_are_looked_at(tmp_path):
@@ -333,6 +341,28 @@ def test_media(tmp_path, picture):
     assert problems(tmp_path / "a.parquet", open_media=False) == []
 
 
+@pytest.mark.parametrize("kind", ["preferences", "rl", "sft"])
+def test_sides_that_qwen_refuses(tmp_path, kind):
+    items = [preference(index, images=pictures(tmp_path, size)) for index, size in enumerate([(4000, 20), (4010, 20)])]
+    found, row, _, reason = only(WRITERS[kind](tmp_path / "a.parquet", items))
+    assert (found, row) == ("media", 2)
+    assert "4,010 x 20 pixels, one side more than 200 times the other" in reason
+
+
+def test_a_picture_that_is_cut_off_is_found_by_decoding_it(tmp_path, capsys):
+    whole = io.BytesIO()
+    Image.frombytes("RGB", (99, 99), random.Random(0).randbytes(3 * 99 * 99)).save(whole, "JPEG")
+    half = tmp_path / "half.jpg"
+    half.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    items = [preference(0, images=(Media(data=half.read_bytes()),)), preference(1, images=(Media(str(half)),))]
+    path = preference_file(tmp_path / "a.parquet", [*items, preference(2, images=(Media(data=whole.getvalue()),))])
+    assert main([str(path)]) == 0
+    assert main([str(path), "--decode"]) == 1
+    assert [(kind, row) for kind, row, *_ in problems(path, decode=True)] == [("media", 1), ("media", 2)]
+    assert "truncated" in capsys.readouterr().out
+    assert main([str(path), "--decode", "--no-media"]) == 2
+
+
 def test_relative_paths_are_meant_below_the_root_and_nowhere_else(tmp_path, monkeypatch):
     root = tmp_path / "root"
     root.mkdir()
@@ -386,7 +416,7 @@ def test_duplicates_and_ids(tmp_path, picture):
     ]
     found = problems(preference_file(tmp_path / "a.parquet", items))
     assert [(kind, row, reason) for kind, row, _, reason in found] == [
-        ("duplicate", 3, "the same as row 1"),
+        ("duplicate", 3, "the same as row 1, with the responses swapped"),
         ("duplicate", 4, "the same as row 1, with the opposite label"),
         ("duplicate", 5, "the same as row 1"),
         ("id", 6, "row 2 has this id, with another content"),
@@ -529,7 +559,7 @@ def test_a_row_that_is_too_long(tmp_path, model, capsys):
     assert main([str(path), "--model", model, "--max-prompt-length", "1000", "--max-pixels", "5000"]) == 1
     printed = capsys.readouterr().out
     assert "more than 1,000" in printed
-    assert "absolute aspect ratio" in printed, "verl drops a picture that Qwen's processor refuses"
+    assert "which Qwen's processors refuse in training" in printed
     assert "of 1,000" in printed
 
 

@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 from factories import bomb, png, preferences_in
 from r1reward_verl.cli import main as cli
+from r1reward_verl.data import convert as convert_module
 from r1reward_verl.data.convert import ConversionError, ConvertSettings, convert
 from r1reward_verl.data.sources import load_source
 from r1reward_verl.data.sources.plain import Plain
@@ -135,7 +137,7 @@ def test_the_command_reports_and_leaves_a_card(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "100 read, 1 rejected, 0 skipped" in printed
     assert "99 written" in printed
-    assert "1  100.0%  no column …" in printed
+    assert "1  100.0%  no column 'kind' (there are: id)" in printed
     card = json.loads((tmp_path / "deep" / "out.parquet.card.json").read_text())
     assert card["rows"] == {"read": 100, "rejected": 1}
     assert card["categories"] == {"long": 99}
@@ -170,6 +172,7 @@ def test_labels_that_are_none(tmp_path):
     assert [one["row"]["label"] for one in found] == bad
     assert all("is neither 1 nor 2" in one["reason"] for one in found)
     assert report.rows == {"read": 9, "rejected": 7}
+    assert "label … is neither" in str(report)
     assert sum(report.rejects.values()) == 7
     assert len(report.rejects) == 1, "the same reason with other values is one kind of reason"
 
@@ -231,6 +234,18 @@ def test_mixed_encodings_lose_only_their_row(tmp_path, name, encoding):
     assert (reject["file"], reject["line"]) == (str(file), 3 if name == "a.csv" else 2)
     assert "not UTF-8" in reject["reason"]
     assert question.encode(encoding).decode("utf-8", "backslashreplace") in reject["row"]
+
+
+def test_the_summary_names_what_is_missing(tmp_path):
+    rows = [{"question": "Why?", "chosen": "A.", "refused": "B."}, {"question": "Why?", "response_1": "A.", "label": 1}]
+    file = jsonl(tmp_path / "a.jsonl", [*rows, row(0)])
+    file.write_bytes(file.read_bytes() + b'{"question": "\xff"}\n')
+    _, report = run(tmp_path, file)
+    assert list(report.rejects) == [
+        "no column 'rejected' (there are: question, chosen, refused)",
+        "no column 'response_2' (there are: question, response_1, label)",
+        "not UTF-8: … at byte …; save the file as UTF-8",
+    ]
 
 
 def test_half_characters_and_broken_json_are_kept_readable(tmp_path):
@@ -439,7 +454,7 @@ def test_ids_that_repeat_are_rejected_with_the_first_place(tmp_path):
     assert report.preferences["duplicates"] == 1, "a whole row that repeats is no reject"
     (reject,) = rejects(out)
     assert (reject["file"], reject["line"]) == (str(second), 2)
-    assert reject["reason"] == f"id 'r1' stands already in {first}:2, with another content"
+    assert reject["reason"] == f"id 'r1' of 'plain' stands already in {first}:2, with another content"
 
 
 def test_the_copy_of_a_row_that_was_rejected_for_its_id_is_no_duplicate(tmp_path):
@@ -493,7 +508,13 @@ def test_near_duplicates_are_dropped_if_asked(tmp_path, capsys):
         (["plain", "a.jsonl", "out.jsonl"], "does not end in .parquet"),
         (["plain", "a.jsonl", "a.jsonl", "out.parquet"], "is given twice"),
         (["plain", "out.parquet", "./out.parquet"], "input and output at the same time"),
-        (["nobody", "a.jsonl", "out.parquet"], "source 'nobody' is unknown"),
+        (["nobody", "a.jsonl", "out.parquet"], "source 'nobody' is unknown; known: r1-reward-rl, mm-rlhf"),
+        (["nobody", "a.jsonl", "out.parquet"], "plain, vl-rewardbench"),
+        (["judgebench", "a.jsonl", "out.parquet", "--label", "A=1"], "the benchmark judgebench has no options"),
+        (
+            ["trl", "a.jsonl", "out.parquet", "--label", "A=1"],
+            "source 'trl': got an unexpected keyword argument 'labels'",
+        ),
         (["plain", "a.jsonl", "out.parquet", "--media", "nowhere"], "is no folder"),
         (["plain", "a.jsonl", "out.parquet", "--frames", "0"], "frames is 0"),
         (["plain", "a.jsonl", "out.parquet", "--max-rejects", "5"], "max-rejects is 5.0"),
@@ -585,17 +606,28 @@ def test_the_bar_moves_over_the_bytes_of_the_files(tmp_path, monkeypatch, suffix
     else:
         text = json.dumps(rows) if suffix == "json" else "".join(json.dumps(one) + "\n" for one in rows)
         file.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
-    from r1reward_verl.data import convert as module
+    bars = []
 
-    positions = []
-    monkeypatch.setattr(module._Progress, "_show", lambda self, position: positions.append(position))
-    monkeypatch.setattr(module.time, "monotonic", lambda: len(positions) + 1.0)
+    class Bar(tqdm):
+        def __init__(self, **options):
+            super().__init__(disable=True, **options)
+            self.positions = [0]
+            bars.append(self)
+
+        def update(self, size=1):
+            self.positions.append(self.positions[-1] + size)
+
+    monkeypatch.setattr(convert_module, "progress_bar", lambda shown, **options: Bar(**options))
     run(tmp_path, file, progress=True)
     size = file.stat().st_size
-    assert all(one <= other for one, other in pairwise(positions))
-    assert positions[-1] == size
-    if suffix != "jsonl.gz":  # so small when packed that it is read at once
-        assert any(0.2 * size < position < 0.9 * size for position in positions)
+    (bar,) = bars
+    assert bar.total == size
+    assert all(one <= other for one, other in pairwise(bar.positions))
+    if (
+        suffix != "jsonl.gz"
+    ):  # so small when packed that it is read at once, and once more after a look at its beginning
+        assert bar.positions[-1] == pytest.approx(size)
+        assert any(0.2 * size < position < 0.9 * size for position in bar.positions)
 
 
 def test_the_memory_of_counters_is_bounded(tmp_path):

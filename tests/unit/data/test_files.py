@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from test_preference import FULL, preference
 
 from factories import parquet
-from r1reward_verl.data import files
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import SCHEMA, Preference, from_row, to_row
 from r1reward_verl.data.readers import RowError
@@ -29,9 +28,7 @@ from r1reward_verl.storage import ParquetOutput, Rejects, shortened, write_json,
 # Reading
 
 
-def test_preferences_come_back_with_their_numbers(tmp_path, monkeypatch):
-    # It takes twice as long, and is for rows that are no preference.
-    monkeypatch.setattr(files, "from_row", lambda row: pytest.fail(f"the slow way for {row}"))
+def test_preferences_come_back_with_their_numbers(tmp_path):
     items = [preference(id=str(number)) for number in range(700)] + [FULL]
     path = parquet(tmp_path / "p.parquet", [to_row(item) for item in items], SCHEMA, row_group_size=300)
     found = list(read_preferences(path))

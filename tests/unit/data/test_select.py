@@ -84,6 +84,19 @@ def rejects(path):
 # What goes where
 
 
+def test_the_same_pair_under_two_sources_is_taken_once(run):
+    """The one that a teacher has solved, whatever stands first."""
+    unsolved = preference(1, 3, solved=False, source="x")
+    solved = preference(1, 2, source="y", response_1="No, 1.", response_2="Yes, 1.", label=2)
+    plain = preference(1, source="z")
+    pictured = [preference(1, 2, source=name, images=(Media(data=png(name)),)) for name in ("red", "blue")]
+    for order in ([unsolved, solved, plain], [plain, solved, unsolved]):
+        card, files = run([*order, *pictured, preference(2, 2, source="x")])
+        assert sorted(row["extra_info"]["source"] for row in files["rl"]) == ["blue", "red", "x", "y"]
+        assert sorted(row["extra_info"]["source"] for row in files["sft"]) == ["blue", "red", "x", "y"]
+        assert card["rows"] == {"read": 6, "rejected": 0, "repeated": 2}
+
+
 def test_r1_rewards_rule(run):
     preferences = annotated(72)
     card, files = run(preferences)
@@ -138,7 +151,7 @@ def test_files_without_annotation_can_be_exported(run):
     preferences = [preference(index) for index in range(8)]
     with pytest.raises(SelectionError, match=r"none of 8 .* run `r1reward data annotate` .* --rl-difficulty all"):
         run(preferences)
-    card, files = run(preferences, rules=Rules(rl_difficulty=Difficulties(everything=True)))
+    card, files = run(preferences, rules=Rules(rl_difficulty=Difficulties.read("all")))
     assert set(files) == {"rl"}
     assert sorted(ids(files["rl"])) == sorted(one.id for one in preferences)
     assert {row["extra_info"]["difficulty"] for row in files["rl"]} == {None}
@@ -194,7 +207,7 @@ def test_another_row_leaves_the_others_in_their_order(run):
 
 
 def test_curriculum_goes_from_easy_to_hard(run):
-    every = Difficulties(everything=True)
+    every = Difficulties.read("all")
     preferences = [*annotated(72), *(preference(index) for index in range(100, 112))]
     card, files = run(preferences, rules=Rules(order="curriculum", rl_difficulty=every))
     about = [row["extra_info"] for row in files["rl"]]
@@ -330,7 +343,7 @@ def test_nothing_about_a_held_out_picture_is_trained_on(run):
     unhashed = [Media(path=f"/pictures/{index}.png") for index in range(30)]
     for index, media in enumerate([*copied, *unhashed]):
         preferences.append(preference(1000 + index, 2, images=(media,)))
-    _, files = run(preferences, rules=Rules(val=40, rl_difficulty=Difficulties(everything=True)))
+    _, files = run(preferences, rules=Rules(val=40, rl_difficulty=Difficulties.read("all")))
     names = {
         name: {os.path.basename(path) for row in files[name] for path in pictures(row)} for name in ("sft", "rl", "val")
     }
@@ -453,7 +466,7 @@ def test_prompts_are_of_the_given_template(run):
 )
 def test_bad_rows_are_rejected_and_counted(run, tmp_path, bad, reason):
     card, _ = run([*annotated(36), replace(bad, id="bad")])
-    assert card["rows"] == {"read": 37, "rejected": 1}
+    assert card["rows"] == {"read": 37, "rejected": 1, "repeated": 0}
     (reject,) = rejects(tmp_path / "out" / "rejects.jsonl")
     assert reject["reason"].startswith(reason) or reason in reject["reason"]
     assert (reject["file"], reject["line"], reject["row"]["id"]) == (str(tmp_path / "in0.parquet"), 37, "bad")
@@ -464,7 +477,7 @@ def test_an_id_in_two_files_is_rejected_with_both_places(run, tmp_path):
     again = replace(preferences[4], question="Another one?")
     other_source = replace(preferences[4], source="another")
     card, _ = run(preferences, [other_source, again])
-    assert card["rows"] == {"read": 38, "rejected": 1}
+    assert card["rows"] == {"read": 38, "rejected": 1, "repeated": 1}
     (reject,) = rejects(tmp_path / "out" / "rejects.jsonl")
     assert (reject["file"], reject["line"]) == (str(tmp_path / "in1.parquet"), 2)
     assert reject["reason"] == f"id 'r4' of source 'b' stands already in {tmp_path / 'in0.parquet'}:5"

@@ -345,7 +345,7 @@ def test_several_turns_are_kept_where_only_the_last_answers_differ():
     [
         (povid_turns("<image>\nAnother question?", "A."), "different questions"),
         (povid_turns("Q?"), "not of user and assistant by turns"),
-        ([{"from": "system", "value": "x"}], "'from' and 'value' are needed"),
+        ([{"from": "tool", "value": "x"}], "'from' and 'value'"),
         (povid_turns("<image>\nDescribe the kitchen.", 7), "holds 7, which is no text"),
         (povid_turns("<image>\nDescribe the kitchen.", "A white stove and a sink."), "same text"),
         (povid_turns("<image>\nDescribe the kitchen.", ""), "response_2 is ''"),
@@ -441,6 +441,47 @@ def test_hh_rlhf_keeps_the_dialogue_before_the_answer():
         read("hh-rlhf", {**HH_RLHF[0], "rejected": "\n\nHuman: Hi."})
 
 
+def test_a_prompt_that_both_conversations_repeat_is_read_once():
+    row = {"prompt": "Name it.", "chosen": chat("Name it.", "A kite."), "rejected": chat("Name it.", "A bird.")}
+    assert texts(*read("trl", row)) == ("Name it.", "A kite.", "A bird.", 1)
+
+
+def test_sharegpt_with_roles():
+    row = {"messages": chat("Name it."), "chosen": chat("", "A kite.")[1], "rejected": chat("", "A bird.")[1]}
+    assert texts(*read("sharegpt", row)) == ("Name it.", "A kite.", "A bird.", 1)
+
+
+def test_ms_swift_with_a_query():
+    row = {"query": "<image>Why?", "response": "A kite.", "rejected_response": "A bird.", "images": ["a.png"]}
+    assert texts(*read("ms-swift", row)) == ("Why?", "A kite.", "A bird.", 1)
+    longer = {**row, "history": [["Name it.", "It flies."]], "system": "Be brief."}
+    turns = [{"role": "system", "content": "Be brief."}, *chat("Name it.", "It flies.", "<image>Why?", "A kite.")]
+    assert read("ms-swift", longer) == read("ms-swift", {**row, "messages": turns})
+    with pytest.raises(ValueError, match=r"history is \['Name it\.'\]; pairs of question and answer"):
+        read("ms-swift", {**row, "history": ["Name it."]})
+
+
+def test_a_column_that_holds_no_media_is_named():
+    for name, row in (("plain", PLAIN[0]), ("mm-rlhf", MM_RLHF_PAIRS[0]), ("sharegpt", {**SHAREGPT[0], "images": []})):
+        with pytest.raises(ValueError, match=r"^image: 7 holds no picture"):
+            read(name, {**row, "image": 7})
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("vl-feedback", {**VL_FEEDBACK[0], "prompt": "<image>\nWhat is it?"}),
+        ("rlaif-v", {**RLAIF_V[0], "question": "<image>\nWhat is it?"}),
+        (
+            "wildvision-battle",
+            battle("model_a", **{f"conversation_{x}": chat("<image>\nWhat is it?", f"A {x}.") for x in "ab"}),
+        ),
+    ],
+)
+def test_no_question_has_media_markers(name, row):
+    assert {preference.question for preference in read(name, row)} == {"What is it?"}
+
+
 def test_conversational_forms_say_the_same():
     kite = ("Name it.", "A kite.", "A bird.", 1)
     assert [texts(*read("trl", row)) for row in TRL] == [kite, kite]
@@ -465,10 +506,11 @@ def test_conversational_forms_say_the_same():
     [
         ("trl", TRL[1], {"prompt": None}, "not of user and assistant by turns"),
         ("trl", TRL[1], {"chosen": [{"role": "assistant", "content": [{"type": "audio"}]}]}, "only text and image"),
+        ("trl", TRL[1], {"chosen": [{"role": "assistant", "content": [{"type": "text", "text": None}]}]}, "holds None"),
         ("sharegpt", SHAREGPT[0], {"chosen": {"from": "function_call", "value": "x"}}, "are needed"),
         ("sharegpt", SHAREGPT[0], {"videos": ["a.mp4", "b.mp4"]}, "one video is the most"),
         ("ms-swift", MS_SWIFT[0], {"rejected_images": ["b.png"]}, "and images others"),
-        ("ms-swift", MS_SWIFT[0], {"rejected_response": 7}, "a text is needed"),
+        ("ms-swift", MS_SWIFT[0], {"rejected_response": 7}, "a text that is not empty is needed"),
     ],
 )
 def test_conversational_forms_refuse(name, row, changes, message):
@@ -537,7 +579,10 @@ def test_plain_video_is_a_folder_or_frames():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *(({"label": label}, "neither 1 nor 2") for label in ("2 ", 2.0, "B", None, "")),
+        *(
+            ({"label": label}, "neither 1 nor 2 .*--label says what other labels mean")
+            for label in ("2 ", 2.0, "B", None, "")
+        ),
         ({"label": 1, "response_1": None}, "response_1 is None"),
         ({"question": None}, "question is None"),
         ({"id": 1.5}, r"id is 1\.5"),
@@ -551,6 +596,12 @@ def test_plain_refuses(changes, message):
     row = {"question": "q", "response_1": "a", "response_2": "b", "label": 1, **changes}
     with pytest.raises(ValueError, match=message):
         read("plain", row)
+
+
+def test_a_long_label_does_not_fill_the_message():
+    with pytest.raises(ValueError, match="label 'xxx") as raised:
+        read("plain", {**PLAIN[0], "label": "x" * 70_000, "response_1": "a", "response_2": "b"})
+    assert len(str(raised.value)) < 300
 
 
 def test_plain_names_a_mapped_column_that_is_not_there():

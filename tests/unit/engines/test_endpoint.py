@@ -1,8 +1,11 @@
 """Judgements from real chat servers on 127.0.0.1: what they are asked, and what becomes of what they say."""
 
+import asyncio
 import base64
+import gc
 import io
 import json
+import signal
 
 import pytest
 from PIL import Image
@@ -135,11 +138,41 @@ def test_servers_that_are_gone_end_the_run_after_what_was_said():
     assert len(taken) < 10
 
 
-@pytest.mark.parametrize("status", [401, 404, 301])
-def test_a_refusal_that_the_next_request_would_meet_too_ends_the_run(status):
-    with ChatServer(Answer({"error": "no"}, status=status)) as server, pytest.raises(EngineError, match="see --url"):
-        judge(server, (case(row) for row in range(1, 1000)), concurrency=1)
+@pytest.mark.parametrize(
+    ("status", "way_out"),
+    [
+        (401, "set the environment variable MY_KEY"),
+        (404, r"see --model and --url \(models there: judge\)"),
+        (301, "see --url"),
+    ],
+)
+def test_a_refusal_that_the_next_request_would_meet_too_ends_the_run(status, way_out):
+    with ChatServer(Answer({"error": "no"}, status=status)) as server, pytest.raises(EngineError, match=way_out):
+        judge(server, (case(row) for row in range(1, 1000)), concurrency=1, key_name="MY_KEY")
     assert len(server.requests) < 10
+
+
+def test_work_may_depend_on_judgements():
+    """None stands for work that is not there yet."""
+    seen = []
+
+    def work():
+        yield case(1, (0,), ("chosen-first",))
+        while not seen:
+            yield None
+        yield case(seen[0] + 1, (0,), ("chosen-first",))
+
+    with ChatServer() as server:
+        engine = EndpointEngine([server.url], "judge", Sampling(), timeout=5.0, max_wait=5.0)
+        for judgements in engine.generate(work()):
+            seen += [one.row for one in judgements]
+    assert seen == [1, 2]
+
+
+def test_fields_of_the_body_replace_and_remove():
+    with ChatServer() as server:
+        judge(server, [case(1, (1,), ("chosen-first",))], body={"max_tokens": None, "max_completion_tokens": 9})
+    assert server.requests[0].body.keys() == {"model", "messages", "temperature", "max_completion_tokens"}
 
 
 VLLM = (
@@ -149,6 +182,19 @@ VLLM = (
 OPENAI = (
     "This model's maximum context length is {context} tokens. However, you requested {total} tokens "
     "({prompt} in the messages, {asked} in the completion). Please reduce the length of the messages or completion."
+)
+ONLY = (
+    "You passed {prompt} input tokens and requested {asked} output tokens. However, the model's context length is only "
+    "{context} tokens, resulting in a maximum input length of 0 tokens."
+)
+LLAMA_CPP = "request ({prompt} tokens) exceeds the available context size ({context} tokens), try increasing it"
+TGI = (
+    "`inputs` tokens + `max_new_tokens` must be <= {context}. Given: {prompt} `inputs` tokens and {asked} "
+    "`max_new_tokens`"
+)
+TOGETHER = (
+    "Requested token count exceeds the model's maximum context length of {context} tokens. You requested a total of "
+    "{total} tokens: {prompt} tokens from the input messages and {asked} tokens for the completion."
 )
 OTHERS = "'max_tokens' is too large: {asked}. The context length is {context}, and there are {prompt} input tokens"
 
@@ -171,7 +217,7 @@ def limited(wording, context=4096, prompt=904):
     return script
 
 
-@pytest.mark.parametrize("wording", [VLLM, OPENAI, OTHERS])
+@pytest.mark.parametrize("wording", [VLLM, OPENAI, ONLY, LLAMA_CPP, TGI, TOGETHER, OTHERS])
 def test_an_answer_may_be_as_long_as_the_servers_context_has_room(wording):
     with ChatServer(limited(wording)) as server:
         said = judge(server, [case(1, (0, 1, 2))])
@@ -214,8 +260,37 @@ def test_work_is_taken_as_there_is_room():
         said.close()
 
 
+@pytest.mark.parametrize("turns", range(8))
+def test_an_interrupt_at_any_turn_of_the_loop_ends_it_as_an_interrupt(turns, monkeypatch, capfd, caplog):
+    """Also within a task, whose exception nobody fetches, and right when a wait is over."""
+
+    async def interrupted(self, servers, work):
+        if work.row == 2:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            # As within a task of aiohttp that writes a request, whose exception nobody would fetch.
+            await asyncio.wait([asyncio.ensure_future(write())])
+
+    async def write():
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(EndpointEngine, "_judge", interrupted)
+    with ChatServer(as_asked) as server, pytest.raises(KeyboardInterrupt):
+        judge(server, [case(1), case(2)])
+    gc.collect()
+    assert (capfd.readouterr().err, caplog.text) == ("", "")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_the_key_is_sent_and_stands_in_no_error():
     with ChatServer(Answer({"error": "bad key sk-secret"}, status=422)) as server:
         said = judge(server, [case(1)], api_key="sk-secret")
     assert server.requests[0].headers["Authorization"] == "Bearer sk-secret"
     assert {(one.status, "sk-secret" in one.error) for one in said} == {("failed", False)}
+
+
+def test_without_a_key_none_is_sent_whatever_the_environment_holds(monkeypatch):
+    monkeypatch.setenv("R1REWARD_MODEL_API_KEY", "of-another-server")
+    with ChatServer(as_asked) as server:
+        judge(server, [case(1)])
+    assert not any("Authorization" in request.headers for request in server.requests)

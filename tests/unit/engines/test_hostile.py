@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from chat_server import Answer, ChatServer, completion
 from r1reward_verl.engines.chat import ChatClient, Constraint
+from r1reward_verl.engines.messages import read_answer
+from r1reward_verl.engines.wire import unreachable
 from r1reward_verl.rewards.judges.model import ModelJudge
 
 
@@ -38,6 +40,7 @@ BROKEN = {
     "redirect": Answer(status=302, headers={"Location": "/login"}),
     "HTML": Answer("<html>Welcome</html>"),
     "no completion": Answer({"detail": "ok"}),
+    "null": Answer({"choices": None}),
     "always 400": Answer("bad request", status=400),
     "other words": Answer(completion("Sure!")),
     "500": Answer("broken", status=500),
@@ -167,6 +170,12 @@ def test_what_a_server_says_reaches_the_log_on_one_line_without_control_characte
         assert text.isprintable()
 
 
+def test_a_host_that_no_resolver_takes_is_told():
+    assert asyncio.run(unreachable(["http://a..b/v1"], 1.0)).startswith("http://a..b/v1: ")
+    (reply,) = complete(["http://a..b/v1"], 1, timeout=0.2, max_wait=0.2)
+    assert reply.status == "failed"
+
+
 @contextmanager
 def raw_server(answers):
     """Sends to each connection the next of `answers`, as bytes, and hangs up; yields its address."""
@@ -223,6 +232,40 @@ def test_a_wait_that_no_clock_can_show(date, status):
     ) as server:
         (reply,) = complete([server.url], 1, timeout=1.0, max_wait=1.0)
     assert reply.status == "ok" or reply.seconds > 0.5
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e9, -9999, float("nan"), "1e400", [], None, True])
+@pytest.mark.parametrize("place", ["token", "alternative"])
+def test_a_log_probability_that_is_none_is_told_in_the_reply(number, place):
+    numbers = {"token": -0.1, "alternative": -3.0, place: number}
+    token = {"token": "1", "logprob": numbers["token"]}
+    logprobs = [{**token, "top_logprobs": [token, {"token": "0", "logprob": numbers["alternative"]}]}]
+    choice = {"message": {"content": "1"}, "finish_reason": "stop", "logprobs": {"content": logprobs}}
+
+    async def main(url):
+        judge = ModelJudge([url], "judge", confidence=True, retries=0)
+        async with ChatClient([url], model="judge", retries=0) as client, judge.client:
+            opinion = await judge.judge("So response 1 is better.", 1)
+            return opinion, await client.complete([{"role": "user", "content": "1"}], read_answer)
+
+    with ChatServer(Answer({"choices": [choice]})) as server:
+        opinion, reply = asyncio.run(main(server.url))
+    assert opinion.status in ("judged", "undecided")
+    assert -1.0 <= opinion.consistency <= 1.0
+    assert reply.status in ("ok", "unreadable")
+
+
+def test_names_of_models_cannot_write_to_a_terminal():
+    forged = "judge\x1b[2J\nERROR: no judge"
+
+    async def main(url):
+        async with ChatClient([url]) as client:
+            return (await client.models())[url]
+
+    with ChatServer(models=[forged]) as server:
+        (name,) = asyncio.run(main(server.url))
+    assert name.isprintable()
+    assert "judge" in name
 
 
 numbers = st.sampled_from([-9999, float("nan"), 1e9, -1e999, 10**400, None, "x", True, -0.1]) | st.floats()

@@ -12,10 +12,13 @@ from types import SimpleNamespace
 import pytest
 
 from r1reward_verl.cpu import environment
+from r1reward_verl.data.prompt_length import PromptLength
 from r1reward_verl.engines.base import EngineError, Judgement, Prompt, Sampling, Work
-from r1reward_verl.engines.vllm import VLLMEngine, WorkerPool, _starting, checkpoint, gpus_of_workers
+from r1reward_verl.engines.vllm import VLLMEngine, checkpoint, gpus_of_workers, starting
+from r1reward_verl.engines.worker_pool import WorkerPool
 from r1reward_verl.judgement import build_prompt
 from r1reward_verl.toy import world
+from r1reward_verl.toy.model import save_model
 
 ORDERS = ("chosen-first", "rejected-first")
 
@@ -154,6 +157,14 @@ def test_a_folder_without_a_checkpoint_is_refused_before_vllm_is_imported(tmp_pa
     assert loaded.stdout.strip() == "set()"
 
 
+def test_a_model_that_reads_texts_judges_no_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr("r1reward_verl.engines.vllm.check_platform", lambda: None)
+    save_model(tmp_path, ["user\n", "assistant\n"], 0, "qwen3")
+    for media in ({"images": 1}, {"images": 0, "frames": 4}):
+        with pytest.raises(ValueError, match=r"reads texts only, and there are pictures or videos to judge"):
+            VLLMEngine(tmp_path, Sampling(), **media)
+
+
 def test_the_environment_of_the_cpu_is_applied_before_torch_is_imported_and_leaves_the_users_values():
     code = (
         "import os, sys; from r1reward_verl.cpu import environment; environment.apply(); "
@@ -170,7 +181,7 @@ def test_the_environment_of_the_cpu_is_applied_before_torch_is_imported_and_leav
     [(RuntimeError, EngineError), (MemoryError, EngineError), (ValueError, ValueError), (OSError,) * 2],
 )
 def test_what_vllm_raises_when_it_cannot_start_is_an_error_of_the_engine(raised, seen):
-    with pytest.raises(seen, match="no room"), _starting():
+    with pytest.raises(seen, match="no room"), starting():
         raise raised("no room")
 
 
@@ -203,20 +214,17 @@ def test_a_vllm_that_dies_is_an_error_of_the_engine():
 
 
 def test_vllm_judges_pictures_videos_and_prompts_that_are_too_long(tmp_path):
-    """The whole command with a real vLLM and a tiny model (about half a minute)."""
-    from r1reward_verl.data.prompt_length import PromptLength
-    from r1reward_verl.toy.model import save_model
-
+    """The whole command with a real vLLM and a tiny Qwen3-VL (about half a minute)."""
     pairs = world.draw_pairs(8, 0, "test")
     corpus = [world.judgement(pair, label) for pair in pairs for label in (1, 2)]
     corpus += [build_prompt(pair.question, *pair.responses(1)) for pair in pairs]
-    save_model(tmp_path / "model", [*corpus, "user\n", "assistant\n"], 0)
+    save_model(tmp_path / "model", [*corpus, "user\n", "assistant\n"], 0, "qwen3-vl")
     (tmp_path / "mcq").mkdir()
     (tmp_path / "video" / "clip").mkdir(parents=True)
     rows = []
     for number, pair in enumerate(pairs):
-        (tmp_path / "mcq" / f"{number}.png").write_bytes(world.png(pair))
-        (tmp_path / "video" / "clip" / f"{number}.png").write_bytes(world.png(pair))
+        (tmp_path / "mcq" / f"{number}.png").write_bytes(world.scene_png(pair))
+        (tmp_path / "video" / "clip" / f"{number}.png").write_bytes(world.scene_png(pair))
         right, wrong = pair.responses(1)
         row = {"id": f"mcq{number}", "prompt": pair.question, "chosen": right, "rejected": wrong}
         rows.append({**row, "image": f"mcq/{number}.png"})

@@ -127,10 +127,12 @@ def test_the_summary_of_a_subset_shows_both_counts(full):
 def test_the_summary_knows_both_releases_of_vl_rewardbench(full):
     cases, _ = read(VL, full["vl-rewardbench"][1])
     assert "old labels" in summary(VL, cases)[1]
-    assert "corrected labels" in summary(VL, cases[3:])[1]
-    assert [line[:24] for line in summary(VL, cases[4:])[1:3]] == [
-        "published: 1,250 cases (",
-        "published: 1,247 cases, ",
+    assert "corrected labels" not in summary(VL, cases[3:])[1], "1,247 rows of the old file, whose ids repeat"
+    corrected = [replace(case, id=f"{case.id}-{place}") for place, case in enumerate(cases[3:])]
+    assert "corrected labels" in summary(VL, corrected)[1]
+    assert [line[:25] for line in summary(VL, cases[4:])[1:3]] == [
+        "published: 1,250 cases (g",
+        "published: 1,247 cases of",
     ]
 
 

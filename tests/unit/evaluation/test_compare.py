@@ -308,5 +308,5 @@ def test_folders_that_are_no_runs_are_refused(tmp_path, capsys):
         with pytest.raises(ValueError, match=r"judgements.jsonl, line 1: not a judgement|row 7 is judged"):
             load_run(run)
     (run / "cases.jsonl").write_text('{"row": 1}\n')
-    with pytest.raises(ValueError, match=r"cases.jsonl, line 1: not a case \(KeyError\('id'\)\)"):
+    with pytest.raises(ValueError, match=r"cases.jsonl, line 1: not a case \(Object missing required field `id`\)"):
         load_run(run)

@@ -71,6 +71,7 @@ class TestReading:
             _, said, metrics = evaluate(server)
         assert metrics["cut_off"] == share
         assert ("100.0% of the judgements were cut off at the limit of tokens: raise --max-tokens" in said) == warned
+        assert said.count("raise --max-tokens") == 1
 
 
 def test_a_hint_needs_a_reason_that_explains_most():
@@ -168,7 +169,7 @@ class TestRescore:
         assert main(["eval", "compare", str(run), str(tmp_path / "read")]) == 0
         assert "+50.0" in capfd.readouterr().out
         assert score_run(tmp_path / "read")["lenient"] == "last_digit"
-        assert self.rescore(tmp_path / "read", "--lenient", "no") == 0
+        assert self.rescore(tmp_path / "read", "--lenient", "strict") == 0
         assert "0.00" in capfd.readouterr().out
         assert self.rescore(run, "--out", tmp_path / "read") == 2
         assert "name a new folder" in capfd.readouterr().err
@@ -187,6 +188,50 @@ class TestRescore:
         (run / "run.json").write_text(json.dumps(content))
         assert self.rescore(run) == 2
         assert "a run of 'mine'; known benchmarks: vl-rewardbench" in capfd.readouterr().err
+
+
+class TestSeveralBenchmarks:
+    FILES = ("vl-rewardbench", "mm-rlhf-rewardbench", "judgebench")
+
+    @pytest.fixture
+    def command(self, tmp_path):
+        files = write(tmp_path)
+        argv = ["eval", "run", *self.FILES, "--model", "judge", "--out", str(tmp_path / "out")]
+        return [*argv, *(part for name in self.FILES for part in ("--data", str(files[name][0])))]
+
+    def test_one_command_and_one_table(self, command, tmp_path, capfd):
+        command += ["--media", str(tmp_path / "media")]
+        good = always("<think>t</think><answer>1</answer>")
+        with ChatServer(lambda request: good if request.number < 40 else Answer(status=404)) as server:
+            assert main([*command, "--url", server.url, "--concurrency", "1"]) == 1
+        assert "error: http" in capfd.readouterr().err
+        with ChatServer(good) as server:
+            assert main([*command, "--url", server.url, "--other-servers"]) == 0
+            asked = len(server.requests)
+        table = capfd.readouterr().out.rstrip().split("\n\n")[-1].splitlines()
+        assert [line.split()[0] for line in table] == ["cases", *self.FILES]
+        assert all(" 50.00 [" in line for line in table[1:])
+        total = 0
+        for name in self.FILES:
+            about = read_run(tmp_path / "out" / name).about
+            metrics = json.loads((tmp_path / "out" / name / "metrics.json").read_text())
+            assert about["judgements"] == metrics["judgements"] == 2 * about["cases"]
+            assert about["seconds"] > 0
+            total += metrics["judgements"]
+        assert total == asked + 40
+        assert main(["eval", "report", str(tmp_path / "out")]) == 2
+        assert f"it holds the runs {', '.join(sorted(self.FILES))}, name one of them" in capfd.readouterr().err
+        alone = ["eval", "run", "judgebench", "--model", "judge", "--out", str(tmp_path / "out" / "judgebench")]
+        assert main([*alone, "--data", command[-3], "--url", server.url]) == 0, "each of them is a run of its own"
+
+    def test_files_and_folders_belong_to_benchmarks(self, command, capfd):
+        url = ["--url", "http://127.0.0.1:1/v1"]
+        assert main([*command, "--data", "more.jsonl", *url]) == 2
+        assert "3 benchmarks and 4 files: give --data once for each" in capfd.readouterr().err
+        assert main([*command, "--media", "a", "--media", "b", *url]) == 2
+        assert "3 benchmarks and 2 folders: give --media once for all, or for each" in capfd.readouterr().err
+        assert main(["eval", "run", "vl-bench", "--model", "m", "--data", "d", "--out", "o", *url]) == 2
+        assert "the benchmark is 'vl-bench'; known: vl-rewardbench" in capfd.readouterr().err
 
 
 def test_off_a_terminal_progress_is_lines(capsys, monkeypatch):

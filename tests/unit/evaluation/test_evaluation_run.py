@@ -15,10 +15,10 @@ from r1reward_verl.cli import main
 from r1reward_verl.cli.eval import run as command
 from r1reward_verl.engines.base import EngineError, Judgement, without
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS, Case
-from r1reward_verl.evaluation.cases import EvaluationError, validate_cases
+from r1reward_verl.evaluation.cases import EvaluationError, sample_rows, validate_cases
 from r1reward_verl.evaluation.fingerprint import fingerprint_model
 from r1reward_verl.evaluation.folder import RunFolder, RunFolderError
-from r1reward_verl.evaluation.run import EvaluateSettings, evaluate, orders_of
+from r1reward_verl.evaluation.run import EvaluateSettings, Task, evaluate, orders_of
 from r1reward_verl.evaluation.table import metrics_table
 from r1reward_verl.judgement import build_prompt
 from r1reward_verl.media import Media
@@ -69,8 +69,9 @@ def judge(tmp_path, files):
         if prompt := options.pop("prompt", None):
             options["prompt_template"] = tmp_path / "prompt.txt"
             options["prompt_template"].write_text(prompt)
-        settings = EvaluateSettings(media=tmp_path / "media", **options)
-        return evaluate(benchmark, files[benchmark][0], tmp_path / out, settings, engine=engine, **arguments)
+        task = Task(benchmark, files[benchmark][0], tmp_path / out, tmp_path / "media")
+        (result,) = evaluate([task], EvaluateSettings(**options), engine=engine, **arguments)
+        return result
 
     return judge
 
@@ -225,7 +226,7 @@ def test_tokens_that_nobody_counted_are_unknown(judge, tmp_path, capsys, tokens,
     outcome = judge(Scripted(counted), limit=2)
     about = json.loads((tmp_path / "out" / "run.json").read_text())["about"]
     assert outcome.metrics["mean_response_tokens"] == mean
-    assert about["tokens"] == (4 * (answer or tokens) if rate else None)
+    assert about["tokens"] == (about["judgements"] * (answer or tokens) if rate else None)
     assert (about["tokens_per_second"] is not None) == rate
     judge(Scripted(), limit=3)  # what is added to the unknown stays unknown
     about = json.loads((tmp_path / "out" / "run.json").read_text())["about"]
@@ -322,11 +323,33 @@ def test_pictures_over_the_budget_are_counted_with_the_counts_beside_the_publish
     assert about["resized_pictures"] == 3
 
 
-def test_a_limit_takes_the_first_cases_and_can_be_raised(judge):
+def test_a_limit_draws_from_each_category_and_can_be_raised(judge, tmp_path):
     first, second = Scripted(), Scripted()
-    judge(first, limit=2)
-    judge(second, limit=4)
-    assert [row for row, order, _ in [*first.asked, *second.asked] if order == "chosen-first"] == [1, 2, 3, 4]
+    judge(first, "vl-rewardbench", limit=6)
+    cases = lines(tmp_path / "out" / "cases.jsonl")
+    assert len(cases) == 6
+    assert {case["category"] for case in cases} == {"general", "hallucination", "reasoning"}
+    judge(second, "vl-rewardbench", limit=9)
+    asked = [{row for row, *_ in engine.asked} for engine in (first, second)]
+    assert [len(rows) for rows in asked] == [6, 3]
+    assert asked[0] | asked[1] == {case["row"] for case in lines(tmp_path / "out" / "cases.jsonl")}
+    with pytest.raises(RunFolderError, match="judgements of 3 cases that --limit 6 does not draw"):
+        judge(Scripted(), "vl-rewardbench", limit=6)
+    judge(Scripted(), "vl-rewardbench", limit=6, seed=1, out="seeded")
+    assert lines(tmp_path / "seeded" / "cases.jsonl") != cases
+
+
+def test_a_sample_is_proportional_whatever_the_order_of_the_file():
+    cases = [
+        Case(row, str(row % 250), "a" if row < 800 else "b", "a", "q", "c", "r", (), None) for row in range(1, 1001)
+    ]
+    chosen = sample_rows(cases, 100, 0, whole_ids=False)
+    assert [len(chosen), sum(row < 800 for row in chosen)] == [100, 80]
+    assert chosen < sample_rows(reversed(cases), 101, 0, whole_ids=False)
+    whole = sample_rows(cases, 100, 0, whole_ids=True)
+    by_id = {one: {case.row for case in cases if case.id == one and case.row in whole} for one in map(str, range(250))}
+    assert {len(rows) for rows in by_id.values()} <= {0, 1, 3, 4}  # an id of both categories is drawn in either
+    assert 90 < len(whole) <= 100
 
 
 def test_data_that_changes_meanwhile_is_noticed(judge, files):
@@ -415,7 +438,7 @@ def test_without_figures_of_the_reference_the_command_says_why(judge, tmp_path, 
 
     outcome = judge(Scripted(second_only))
     assert outcome.metrics["reference"] is None
-    monkeypatch.setattr(command, "evaluate", lambda *_, **__: outcome)
+    monkeypatch.setattr(command, "evaluate", lambda *_, **__: [outcome])
     argv = ["eval", "run", MM.name, "--model", "m", "--url", "http://127.0.0.1:1/v1", "--protocol", "reference"]
     assert main([*argv, "--data", "data", "--out", str(tmp_path / "out")]) == 1
     assert "no figures of the reference's protocol: they need cases shown" in capsys.readouterr().err

@@ -84,7 +84,6 @@ def test_a_torn_line_is_dropped_and_counted(opened, folder):
     [
         ({"model_fingerprint": "b"}, "model_fingerprint was 'a' and is 'b' now"),
         ({"samples": 1}, "samples was 2 and is 1 now"),
-        ({"limit": 5}, "limit was None and is 5 now"),
         ({"frames": 8}, "frames was None and is 8 now"),
     ],
 )
@@ -127,9 +126,11 @@ def test_what_no_judgement_has_reached_can_be_lowered_again(opened):
     opened(said(4, 1), said(4, 2), samples=9)
     run = opened(samples=2, limit=4)
     assert (run.wanted(4, FIRST), run.wanted(4, SECOND), run.count) == ((0,), (0, 1, 2), 2)
-    for lower in ({"samples": 1}, {"samples": 2, "limit": 3}):
-        with pytest.raises(RunFolderError, match="can be raised"):
-            opened(**lower)
+    run.keep_to({2, 4})
+    with pytest.raises(RunFolderError, match="judgements of 1 cases that --limit 4 does not draw"):
+        run.keep_to({2, 3})
+    with pytest.raises(RunFolderError, match="can be raised"):
+        opened(samples=1)
 
 
 def test_without_judgements_there_is_nothing_to_mix_with(opened, folder):

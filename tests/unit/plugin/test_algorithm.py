@@ -24,6 +24,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from r1reward_verl.plugin import algorithm
 from r1reward_verl.plugin.loss_config import StableReinforceLossConfig
+from r1reward_verl.plugin.trainer import _log_step
 
 AGGREGATIONS = (
     "token-mean",
@@ -169,6 +170,16 @@ class TestLossBesideVerls:
         assert loss.isnan()
         assert metrics["actor/nan_log_ratio"] == pytest.approx(1 / arguments["response_mask"].sum().item())
 
+    def test_with_the_dual_clip_it_equals_vanilla_on_wide_ratios_too(
+        self, arguments: dict[str, Any], generator: torch.Generator
+    ):
+        arguments["log_prob"] = arguments["old_log_prob"] + 10.0 * (torch.rand(16, 64, generator=generator) - 0.5)
+        policy_loss = StableReinforceLossConfig(clip_ratio_c=3.0)
+        arguments |= {"config": actor_config(policy_loss=policy_loss), "loss_agg_mode": "token-mean"}
+        ours, verls = (loss_and_gradient(name, **arguments) for name in ("stable_reinforce", "vanilla"))
+        assert verls[2]["actor/pg_clipfrac_lower"] > 0.1
+        assert_close(ours[:2], verls[:2], rtol=1e-5, atol=1e-7)
+
     def test_settings_of_our_section_are_used(self, arguments: dict[str, Any]):
         policy_loss = StableReinforceLossConfig(log_ratio_low=-0.125, log_ratio_high=0.0625)
         arguments |= {"config": actor_config(policy_loss=policy_loss), "loss_agg_mode": "token-mean"}
@@ -305,7 +316,10 @@ class TestLossConfig:
         # The plain config names its loss, so ours has to be asked for beside its section.
         assert policy_loss.loss_mode == "vanilla"
 
-    @pytest.mark.parametrize("bound", ["log_ratio_low=0.5", "log_ratio_high=-1", "log_ratio_high=1000"])
+    @pytest.mark.parametrize(
+        "bound",
+        ["log_ratio_low=0.5", "log_ratio_high=-1", "log_ratio_high=1000", "clip_ratio_c=1", "clip_ratio_c=three"],
+    )
     def test_bad_bounds_are_refused_when_verl_builds_the_config(self, bound: str):
         actor = ppo_trainer(OUR_SECTION, f"+actor_rollout_ref.actor.policy_loss.{bound}").actor_rollout_ref.actor
         with pytest.raises(InstantiationException, match=bound.split("=")[0]):
@@ -319,13 +333,16 @@ class TestLossConfig:
 class TestOptions:
     def test_absent_settings_are_the_papers(self):
         paper = {"gamma": 1.0, "sigma": 3.0, "bounds": "paper", "renormalise": False}
+        paper |= {"filter": "drop", "deviation_floor": 0.0}
         assert algorithm.advantage_options(None) == paper
         assert algorithm.advantage_options({"stable_reinforce": None}) == paper
         assert algorithm.log_ratio_bounds({}) == (math.log(1e-3), math.log(1e3))
 
     def test_settings_are_read_from_the_section(self):
-        options = algorithm.advantage_options({"gamma": 0.9, "stable_reinforce": {"sigma": 2, "bounds": "reference"}})
-        assert options == {"gamma": 0.9, "sigma": 2, "bounds": "reference", "renormalise": False}
+        section = {"sigma": 2, "bounds": "reference", "filter": "clip", "deviation_floor": 0.3}
+        options = algorithm.advantage_options({"gamma": 0.9, "stable_reinforce": section})
+        assert options == {"gamma": 0.9, "renormalise": False, **section}
+        assert algorithm.dual_clip({"clip_ratio_c": 3.0}) == 3.0
         assert algorithm.log_ratio_bounds({"log_ratio_low": -2.0, "log_ratio_high": 1}) == (-2.0, 1)
 
     @pytest.mark.parametrize(
@@ -333,6 +350,10 @@ class TestOptions:
         [
             ({"sigmma": 3.0}, r"algorithm\.stable_reinforce\.sigmma: no such option, there are sigma, bounds"),
             ({"sigma": "three"}, r"algorithm\.stable_reinforce\.sigma='three'"),
+            (
+                {"filter": "winsorise"},
+                r"algorithm\.stable_reinforce\.filter='winsorise': must be one of drop, clip, none",
+            ),
             ({"bounds": "Paper"}, r"algorithm\.stable_reinforce\.bounds='Paper': must be one of paper, reference"),
             (3.0, r"algorithm\.stable_reinforce=3\.0: must be a section"),
         ],
@@ -360,41 +381,46 @@ class TestOptions:
 
 
 class TestFilterMetrics:
-    """Of the V1 trainer, whose `_compute_advantage(batch, metrics)` calls the estimator."""
+    """Of the V1 trainer, whose `step(metrics, ...)` calls the estimator."""
 
     class Trainer:
-        @algorithm.log_filter_metrics
-        def _compute_advantage(self, batch, metrics):
+        config = OmegaConf.create({"reward": {"reward_manager": {"name": "naive"}}})
+
+        def compute(self, metrics, batch):
             for rewards in batch:
                 column = torch.tensor(rewards)[:, None]
                 algorithm.adv_estimator(column, torch.ones_like(column))
             return "advantages"
 
+        step = _log_step(compute)
+
     def test_they_are_those_of_the_step_and_of_the_trainer(self):
         trainers, logs = [self.Trainer(), self.Trainer()], [{"step": 1.0}, {}]
-        assert trainers[0]._compute_advantage([[1.0] * 255 + [0.0]], metrics=logs[0]) == "advantages"
-        trainers[1]._compute_advantage([[1.0, 0.0]], metrics=logs[1])
+        assert trainers[0].step(logs[0], [[1.0] * 255 + [0.0]]) == "advantages"
+        trainers[1].step(logs[1], batch=[[1.0, 0.0]])
         assert logs[0] == {
             "step": 1.0,
             "stable_reinforce/filtered_tokens": 1 / 256,
             "stable_reinforce/filtered_samples": 1 / 256,
+            "stable_reinforce/filtered_below": 1 / 256,
+            "stable_reinforce/filtered_above": 0.0,
             "stable_reinforce/max_abs_z": pytest.approx(15.94, abs=0.01),
         }
         assert logs[1]["stable_reinforce/filtered_tokens"] == 0.0
-        trainers[0]._compute_advantage([[1.0, 0.0]], metrics=logs[0])
+        trainers[0].step(logs[0], [[1.0, 0.0]])
         assert logs[0]["stable_reinforce/filtered_tokens"] == 0.0, "the step before does not count"
 
     def test_several_calls_in_a_step_are_weighed_by_their_tokens(self):
         metrics = {}
-        self.Trainer()._compute_advantage([[1.0] * 255 + [0.0], [1.0, 0.0]], metrics)
+        self.Trainer().step(metrics, [[1.0] * 255 + [0.0], [1.0, 0.0]])
         assert metrics["stable_reinforce/filtered_tokens"] == 1 / 258
 
     def test_without_our_estimator_there_are_none(self):
         metrics = {}
-        self.Trainer()._compute_advantage([], metrics)
+        self.Trainer().step(metrics, [])
         assert metrics == {}
 
     def test_verls_v1_trainer_is_wrapped(self):
         from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-        assert PPOTrainer._compute_advantage.__wrapped__
+        assert PPOTrainer.step.__wrapped__

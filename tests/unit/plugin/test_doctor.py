@@ -1,5 +1,6 @@
 """`r1reward doctor`: a line per check, a way out for each problem, exit code 1 on any."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,12 +16,15 @@ from omegaconf import OmegaConf
 from r1reward_verl.plugin import doctor
 from r1reward_verl.plugin.doctor import GB, check_disk, check_memory, check_shared_memory, compose, diagnose, parameters
 from r1reward_verl.plugin.preflight import versions
+from r1reward_verl.plugin.surface import PARTS
+from r1reward_verl.plugin.verl_tree import check_tree
 
 
 @pytest.fixture(autouse=True)
 def on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray's cluster has the GPUs, the doctor does not count those of this machine."""
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(doctor, "check_nodes", lambda config: iter(()))
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
 
 
@@ -67,11 +71,24 @@ def test_a_sound_installation_and_config(valid: list[str], capsys: pytest.Captur
         "batch sizes",
         "model",
         "data",
+        "nodes",
         "memory",
     ):
         assert len(lines(output, f"ok       {name}:")) == 1
     assert "verl 0.9.1" in output
     assert "trained on" in lines(output, "note")[0]
+
+
+@pytest.mark.usefixtures("any_machine")
+@pytest.mark.parametrize("missing", [True, False])
+def test_flash_attention_that_is_missing_beside_gpus_is_a_note(
+    missing: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(doctor, "flash_attention_is_missing", lambda: missing)
+    assert diagnose([]) == 0
+    noted = [line for line in lines(capsys.readouterr().out, "note") if "flash-attn" in line]
+    assert len(noted) == missing
+    assert all("+attention=sdpa" in line for line in noted)
 
 
 @pytest.mark.usefixtures("any_machine")
@@ -130,15 +147,26 @@ def test_dry_run_of_an_unfinished_config(overrides: list[str], printed: str, cap
     assert any("actor_rollout_ref.model.path: not set" in line for line in problems)
 
 
-def test_an_unsupported_version_ends_the_checks_of_the_config(
+@pytest.mark.usefixtures("any_machine")
+def test_another_version_is_a_note(
     valid: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(versions.SUPPORTED_VERSIONS, "verl", "0.8.0")
-    assert diagnose(valid) == 1
+    monkeypatch.setitem(versions.TESTED_VERSIONS, "verl", "0.8.0")
+    assert diagnose([*valid, "data.train_batch_size=200"]) == 0
     output = capsys.readouterr().out
-    assert any("installed verl" in line for line in lines(output, "PROBLEM"))
-    assert not lines(output, "ok       settings")
-    assert "supported versions" in lines(output, "skipped")[0]
+    assert "this release is tested with verl 0.8.0" in lines(output, "note")[0]
+    assert "data.train_batch_size: 200" in lines(output, "doubt")[0]
+    assert lines(output, "ok       settings")
+
+
+def test_another_verl_is_checked_in_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "protocol.py").touch()
+    assert check_tree(tmp_path) == 1
+    output = capsys.readouterr().out.splitlines()
+    assert output[0] == f"verl unknown: 0 of {len(PARTS)} parts work"
+    assert any(line.startswith("off      validation: validation logs no val-r1_reward") for line in output)
+    assert check_tree(Path(importlib.util.find_spec("verl").origin).parents[1]) == 0
+    assert f": {len(PARTS)} of {len(PARTS)} parts work" in capsys.readouterr().out
 
 
 class TestPlugins:

@@ -1,7 +1,9 @@
-"""3D position ids: what verl's own code makes of them on the way to its workers, and what ours does."""
+"""Corrections of verl: 3D position ids on the way to its workers, and a TRL that it does not know."""
 
 import importlib.util
 import pickle
+import sys
+import types
 from collections.abc import Callable
 from types import ModuleType
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from r1reward_verl.plugin.fixes import install_position_ids_fix, ragged_position_ids
+from r1reward_verl.plugin.fixes import install_position_ids_fix, install_trl_fix, ragged_position_ids
 
 
 def plain_tensordict_utils() -> ModuleType:
@@ -138,3 +140,26 @@ def test_other_position_ids_are_left_alone():
     without = TensorDict({"input_ids": text}, batch_size=[2])
     FIXED.maybe_fix_3d_position_ids(without)
     assert list(without.keys()) == ["input_ids"]
+
+
+@pytest.mark.parametrize("place", ["trl.experimental.ppo", "trl", None])
+def test_a_trl_without_value_heads_is_none_to_verl(place, monkeypatch):
+    for name in ("trl", "trl.experimental", "trl.experimental.ppo"):
+        module = types.ModuleType(name)
+        if name == place:
+            module.AutoModelForCausalLMWithValueHead = object
+        monkeypatch.setitem(sys.modules, name, module)
+    monkey_patch = types.SimpleNamespace(is_trl_available=lambda: True)
+    install_trl_fix(monkey_patch)
+    assert monkey_patch.is_trl_available() is (place is not None)
+    monkey_patch = types.SimpleNamespace(is_trl_available=lambda: False)
+    install_trl_fix(monkey_patch)
+    assert monkey_patch.is_trl_available() is False
+
+
+def test_verls_models_are_built_beside_the_trl_that_is_installed():
+    from verl.models.transformers import monkey_patch
+
+    if monkey_patch.is_trl_available():
+        pytest.importorskip("trl")
+    assert monkey_patch.is_trl_available.__name__ == "has_value_heads"

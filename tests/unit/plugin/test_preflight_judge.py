@@ -41,16 +41,36 @@ def test_a_server_that_answers(server):
     assert endpoint(server.url, model="judge") == []
 
 
-@pytest.mark.parametrize(
-    ("judge", "gigabytes", "fits"), [("colocated", 80, True), ("colocated", 24, False), ("pool", 24, True)]
-)
-def test_a_gpu_without_room_for_the_judge(judge, gigabytes, fits, monkeypatch, tmp_path):
+@pytest.fixture
+def gpus(monkeypatch, tmp_path):
+    """Eight GPUs of so many gigabytes, and no Ray cluster."""
     for name in ("RAY_ADDRESS", "VERL_PLATFORM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
-    gpu = SimpleNamespace(total_memory=gigabytes * 10**9)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: gpu)
+
+    def make(gigabytes):
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+        gpu = SimpleNamespace(total_memory=gigabytes * 10**9)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: gpu)
+
+    return make
+
+
+@pytest.mark.parametrize(("gigabytes", "judge"), [(80, "colocated"), (24, "rules")])
+def test_the_default_judge_fits_the_gpus(gigabytes, judge, gpus, monkeypatch, capfd):
+    gpus(gigabytes)
+    assert compose(["+recipe=r1_reward", "+hardware=4gpu"]).reward.r1_reward.judge.name == judge
+    lines = capfd.readouterr().err
+    assert lines.count("judge: rules, since a GPU of 24 GB has no room") == (judge == "rules")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # the GPUs of a cluster are not those of this machine
+    assert compose(["+recipe=r1_reward"]).reward.r1_reward.judge.name == "colocated"
+
+
+@pytest.mark.parametrize(
+    ("judge", "gigabytes", "fits"), [("colocated", 80, True), ("colocated", 24, False), ("pool", 24, True)]
+)
+def test_a_gpu_without_room_for_the_judge(judge, gigabytes, fits, gpus):
+    gpus(gigabytes)
     found = problems(judge)
     assert bool(found) != fits
     if not fits:

@@ -83,6 +83,16 @@ def test_without_a_template_the_prompts_are_those_of_the_file(build):
     assert dataset[0]["raw_prompt"][0]["content"][1] == {"type": "text", "text": text}
 
 
+@pytest.mark.parametrize("own", [{}, {"max_pixels": 9}])
+def test_frames_have_the_bounds_of_pictures_unless_the_row_has_others(build, own):
+    bounds, frames = {"min_pixels": 4, "max_pixels": 8}, {"video": ["one.png", "two.png"]}
+    rows = [
+        {**row(0, "<video>Which?", images=0), "videos": [{**frames, **sizes}]} for sizes in (own, {"max_pixels": 9})
+    ]
+    dataset = build([*rows, row(1)], template=None, mm_processor_kwargs={**bounds, "do_resize": True})
+    assert dataset[0]["raw_prompt"][0]["content"][0] == {"type": "video", **frames, **bounds, **own}
+
+
 def test_every_prompt_is_rendered_with_the_template_and_keeps_its_image(build):
     dataset = build([row(0), row(1)])
     assert len(dataset) == 2
@@ -107,6 +117,32 @@ def test_selected_samples_are_rendered_too(build):
         "A: green 0",
         "A: green 1",
     ]
+
+
+def drawn(dataset: RLHFDataset) -> list[int]:
+    return [dataset[i]["index"] for i in range(len(dataset))]
+
+
+def test_the_drawn_rows_are_the_same_at_each_start_and_resume(build):
+    rows = [row(i, images=0) for i in range(60)]
+    first, resumed, seeded = (build(rows, None, 20, shuffle=True, seed=seed) for seed in (None, None, 7))
+    resumed.resume_dataset_state()
+    assert len(first) == 20
+    assert drawn(first) == drawn(resumed) == drawn(seeded) != list(range(20))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_both_orders_of_a_preference_are_drawn_together(build, shuffle):
+    rows = [row(i, images=0) for i in range(60)]
+    for i in range(50):  # the orders stand 25 rows apart, and ten rows have no other order
+        rows[i]["extra_info"]["pair_id"] = f"source/{i % 25}"
+    for samples in (20, 21):
+        indices = drawn(build(rows, None, samples, shuffle=shuffle))
+        halves = [i for i in indices if i < 50 and (i + 25) % 50 not in indices]
+        assert len(indices) == samples
+        assert len(halves) <= 1
+        assert indices == sorted(indices)
+    assert len(build(rows, None, 100, shuffle=shuffle)) == 60
 
 
 def test_it_is_the_rendered_prompt_whose_length_is_measured(build):

@@ -15,8 +15,16 @@ from pages import Page, check_stands_alone
 from r1reward_verl.cli import main
 from r1reward_verl.data.preference import SCHEMA, to_row
 from r1reward_verl.evaluation.folder import ORDERS, read_run
+from r1reward_verl.evaluation.scoring import score_run
 from r1reward_verl.media import Media
-from r1reward_verl.reports.evaluation import load_runs, published_table, write_evaluation_report
+from r1reward_verl.reports.evaluation import (
+    load_runs,
+    pairs_table,
+    plot_categories,
+    plot_lengths,
+    published_table,
+    write_evaluation_report,
+)
 from r1reward_verl.reports.gallery import GalleryIndex, choose_cases, index_judgements, make_gallery, read_cases
 from r1reward_verl.reports.published import PUBLISHED
 from run_folder import case, judged, judgement, picture, says, write_run
@@ -30,7 +38,8 @@ def report(tmp_path, *runs, count=200):
 
 def pair(row, first, second, **texts):
     """A run's case with its two greedy judgements."""
-    return case(row), judged(row, first, second, **texts)
+    question = {"question": texts.pop("question")} if "question" in texts else {}
+    return case(row, **question), judged(row, first, second, **texts)
 
 
 def write_pairs(folder, pairs, **settings):
@@ -76,6 +85,44 @@ def test_all_files_are_written_and_the_page_stands_alone(run, capsys):
     check_stands_alone(page)
     assert len(page.all("img", "plot")) == len(plots)
     assert len(page.all("script")) == 1
+
+
+def test_headlines_and_tests_of_run_against_run_stand_above_the_figures(run, tmp_path):
+    better = write_pairs(tmp_path / "better", [pair(row, 1, 2) for row in range(1, 41)])
+    worse = write_pairs(tmp_path / "worse", [pair(row, 2, 1) for row in range(1, 41)])
+    text = report(tmp_path, worse, better, run).text
+    order = [text.index(title) for title in ("Results", "Run against run", "categories", "Figures", "Settings of the")]
+    assert order == sorted(order)
+    assert "better: 100.0% [91.2, 100.0] right on vl-rewardbench, 40 cases (model tiny); 100.0% right in both" in text
+    table = [" ".join(row) for row in pairs_table(load_runs([worse, better, run])).rows]
+    assert table[0] == "worse → better 0.0 100.0 +100.0 [100.0, 100.0] <0.0001 80 better"
+    assert table[1].startswith("worse → tiny 0.0 58.3 +58.3 [")
+    other = write_pairs(tmp_path / "other", [pair(row, 1, 2, question="Else?") for row in range(1, 41)])
+    assert pairs_table(load_runs([better, other])).rows[0][-1].startswith("not runs of the same data")
+    assert "Run against run" not in report(tmp_path, run).text
+
+
+def test_faults_of_form_are_counted_and_explained(tmp_path):
+    broken = [judgement(1, order, f"<think>t</think>\n<answer>{label}</answer>") for order, label in ORDERS.items()]
+    run = write_pairs(tmp_path / "run", [(case(1), broken), pair(2, 1, 2)])
+    change_metrics(run, lambda _: score_run(run))
+    text = report(tmp_path, run).text
+    assert "50.0% of the judgements break the contract in one way: there is text outside the two blocks" in text
+    assert "text_outside: there is text outside the two blocks, as a line break between them2 (50.0%)" in text
+
+
+def test_what_was_not_measured_has_no_plot(tmp_path):
+    lines = [judgement(1, "chosen-first", says(1), tokens=None)]
+    report(tmp_path, write_run(tmp_path / "run", [case(1)], lines))
+    assert [path.name for path in (tmp_path / "report").glob("*.png")] == ["categories-vl-rewardbench.png"]
+
+
+def test_an_absent_category_is_a_dash_and_runs_have_panels_of_their_own(run, tmp_path):
+    runs = load_runs([run, write_pairs(tmp_path / "part", [pair(3, 1, 2)])])
+    (axes,) = plot_categories(runs).axes
+    assert [text.get_text() for text in axes.texts].count("–") == 2  # the second run has one of three categories
+    panels = plot_lengths(runs).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["tiny", "part"]
 
 
 def test_figures_are_those_of_the_metrics_with_their_intervals(run, tmp_path):
@@ -136,6 +183,19 @@ def test_published_totals_follow_from_the_published_columns(name):
         assert cells[total] == pytest.approx(mean, abs=0.055), model
 
 
+def test_the_overall_figures_tell_which_rows_the_papers_code_measured(run, tmp_path):
+    counts = {"the paper's code": (484, 448, 318), "the benchmark": (183, 749, 318)}
+    fits = {way: set() for way in counts}
+    for model, (*parts, overall, _) in PUBLISHED["vl-rewardbench"].rows.items():
+        for way, weights in counts.items():
+            if None not in parts:
+                mean = sum(part * count for part, count in zip(parts, weights, strict=True)) / 1250
+                fits[way] |= {model} if abs(mean - overall) < 0.2 else set()
+    assert fits["the benchmark"] == {"GPT-4o", "IXC-2.5-Reward"}
+    assert fits["the paper's code"] == {"R1-Reward", "R1-Reward, voting@15", "MM-RLHF-Reward"}
+    assert "GPT-4o and IXC-2.5-Reward were measured otherwise" in report(tmp_path, run).text
+
+
 def test_of_a_file_of_preferences_nothing_is_published(tmp_path):
     run = write_pairs(tmp_path / "own", [pair(1, 1, 2)], benchmark="preferences")
     assert published_table("preferences", load_runs([run])) is None
@@ -173,6 +233,15 @@ def test_kinds(tmp_path):
     pairs = [pair(row, *verdicts) for row, verdicts in enumerate(expected)]
     index = index_judgements(read_run(write_pairs(tmp_path / "run", pairs)))
     assert {verdicts: {*index.kinds(row)} for row, verdicts in enumerate(expected)} == expected
+
+
+def test_a_case_is_what_the_reading_of_its_run_says(tmp_path):
+    broken = judgement(1, "chosen-first", "<think>t</think>\n<answer>1</answer>")
+    run = write_pairs(tmp_path / "run", [(case(1), [broken])], lenient="answer_tag")
+    assert index_judgements(read_run(run)).kinds(1) == ("right",)
+    assert "Better response first: verdict 1: right" in report(tmp_path, run).text
+    strict = write_pairs(tmp_path / "strict", [(case(1), [broken])])
+    assert index_judgements(read_run(strict)).kinds(1) == ("unparsable",)
 
 
 def test_a_case_corrects_itself_if_a_sample_does(run):
@@ -429,7 +498,7 @@ def test_an_interrupted_run_has_a_report(run, tmp_path):
 
 def test_a_judgement_of_no_case_is_an_error(run, tmp_path):
     append(run, judgement(99, "chosen-first", says(1)))
-    with pytest.raises(ValueError, match=r"cases\.jsonl has no row 99"):
+    with pytest.raises(ValueError, match=r"row 99 is judged in .* cases\.jsonl has no such case"):
         report(tmp_path, run)
 
 

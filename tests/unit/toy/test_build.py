@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -47,6 +48,16 @@ class TestContent:
             assert len(found) == 4
             assert len(set(found.values())) == 1
 
+    def test_a_world_of_scenes_has_each_kind_in_both_positions(self, tmp_path: Path):
+        sizes = ["--preferences", "16", "--val-pairs", "4", "--test-pairs", "32"]
+        assert main(["toy", "build", str(tmp_path / "world"), *sizes, "--level", "scenes"]) == 0
+        found = Counter((row["label"], row["category"]) for row in rows(tmp_path / "world", "preferences"))
+        kinds = ("colour", "shape", "number", "beside")
+        assert found == {(label, kind): 2 for label in (1, 2) for kind in kinds}
+        tested = Counter(row["category"] for row in rows(tmp_path / "world", "test"))
+        assert tested == {"unseen": 8, **dict.fromkeys(kinds, 6)}
+        assert json.loads((tmp_path / "world/world.json").read_text())["level"] == "scenes"
+
     @pytest.mark.parametrize("name", FILES)
     def test_the_preferences_are_those_of_the_data_commands(self, toy: Path, name: str):
         assert pq.read_schema(toy / f"{name}.parquet").equals(SCHEMA)
@@ -79,6 +90,41 @@ class TestContent:
         info = rows(folder, "val")[0]["extra_info"]
         text = f"<image>{info['question']}|{info['response_1']}|{info['response_2']}"
         assert rows(folder, "val")[0]["prompt"][0]["content"] == text
+
+
+class TestTextOnly:
+    @pytest.fixture(scope="class")
+    def world_in_words(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return build(tmp_path_factory.mktemp("text") / "world", SMALL, model="qwen3")
+
+    def test_pictures_are_described(self, world_in_words: Path):
+        for name in FILES:
+            for _, one in read_preferences(world_in_words / f"{name}.parquet"):
+                right = one.response_1 if one.label == 1 else one.response_2
+                assert one.images == ()
+                assert re.fullmatch(r"There is a \w+ \w+ in picture \d+\. Which (colour|shape) is it\?", one.question)
+                assert right.removeprefix("It is ").rstrip(".") in one.question
+        for row in rows(world_in_words, "val"):
+            assert row["images"] == row["videos"] == []
+            assert "<image>" not in row["prompt"][0]["content"]
+
+    def test_verl_reads_them(self, world_in_words: Path, tmp_path: Path):
+        from verl.trainer.ppo.utils import create_rl_dataset
+
+        file, tokenizer = world_in_words / "val.parquet", AutoProcessor.from_pretrained(world_in_words / "model")
+        config = {"cache_dir": str(tmp_path), "max_prompt_length": 256, "filter_overlong_prompts": True}
+        config["filter_overlong_prompts_workers"] = None
+        config["custom_cls"] = {"path": "pkg://r1reward_verl.plugin.datasets", "name": "PreferenceDataset"}
+        dataset = create_rl_dataset(str(file), OmegaConf.create(config), tokenizer, None)
+        assert [one["raw_prompt"] for one in dataset] == [row["prompt"] for row in rows(world_in_words, "val")]
+
+    def test_its_model_reads_texts_only(self, world_in_words: Path):
+        assert json.loads((world_in_words / "model/config.json").read_text())["model_type"] == "qwen3"
+        assert json.loads((world_in_words / "world.json").read_text())["model"] == "qwen3"
+
+    def test_a_world_of_another_model_is_refused(self, world_in_words: Path):
+        with pytest.raises(ValueError, match="no toy world with these settings"):
+            build(world_in_words, SMALL)
 
 
 class TestVerlReadsIt:
@@ -228,9 +274,16 @@ class TestJudge:
 class TestCommand:
     def test_options_reach_the_world(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         out = tmp_path / "world"
-        assert main(["toy", "build", str(out), *OPTIONS, "--seed", "4"]) == 0
+        assert main(["toy", "build", str(out), *OPTIONS, "--seed", "4", "--model", "qwen3-vl"]) == 0
         card = json.loads((out / "world.json").read_text())
-        assert {"seed": 4, "preferences": 8, "val_pairs": 2, "test_pairs": 2}.items() <= card.items()
+        assert json.loads((out / "model/config.json").read_text())["model_type"] == "qwen3_vl"
+        assert {
+            "seed": 4,
+            "model": "qwen3-vl",
+            "preferences": 8,
+            "val_pairs": 2,
+            "test_pairs": 2,
+        }.items() <= card.items()
         assert str(out) in capsys.readouterr().out
 
     def test_what_cannot_be_used_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -13,7 +13,8 @@ import pytest
 
 from r1reward_verl.cli import main
 from r1reward_verl.storage import LockedError, locked
-from r1reward_verl.toy.demo import TAIL, Demo, DemoError, DemoSettings, _last_metrics
+from r1reward_verl.toy.demo import Demo, DemoSettings
+from r1reward_verl.toy.stages import TAIL, DemoError, _last_metrics
 
 STAGES = ["toy", "annotate", "select", "sft", "rl", "eval-sft", "eval-rl"]
 
@@ -149,6 +150,22 @@ class TestStages:
         assert "eval-sft: started" in printed
 
 
+@pytest.mark.parametrize(("model", "pixels"), [("qwen2.5-vl", 3136), ("qwen3-vl", 4096), ("qwen3", None)])
+def test_pictures_keep_the_size_that_a_model_takes(out: Path, monkeypatch: pytest.MonkeyPatch, model, pixels):
+    """Four whole tokens: with the bounds of another model they would be scaled down to one, or up."""
+    ran: list[str] = []
+    monkeypatch.setattr(Demo, "train", lambda self, stage, command, *rest, **environment: ran.extend(command))
+    monkeypatch.setattr(Demo, "command", lambda self, stage, arguments: ran.extend(arguments))
+    demo = Demo(out, DemoSettings(model=model), None)
+    demo._sft()
+    demo._rl()
+    demo._evaluate("sft")
+    given = [word for word in ran if "pixels" in word or word == str(pixels)]
+    bounds = [f"data.mm_processor_kwargs.{name}={pixels}" for name in ("min_pixels", "max_pixels")]
+    options = ["--min-pixels", str(pixels), "--max-pixels", str(pixels)]
+    assert given == ([*bounds, *bounds, *options] if pixels else [])
+
+
 class TestCommands:
     def test_a_failing_one_shows_the_end_of_its_log_and_its_exit_code(
         self, demo: Demo, out: Path, trainer: Callable[[str], str]
@@ -157,7 +174,7 @@ class TestCommands:
             "import sys\nfor i in range(100): print('line', i)\nprint('no memory', file=sys.stderr)\nsys.exit(3)"
         )
         with pytest.raises(DemoError) as failed:
-            demo._train("rl", [module], 5)
+            demo.train("rl", [module], 5, demo.checkpoint("rl"))
         lines = str(failed.value).splitlines()
         assert lines[: TAIL - 1] == [f"line {i}" for i in range(100 - TAIL + 1, 100)]
         assert lines[TAIL - 1] == "no memory"
@@ -167,7 +184,7 @@ class TestCommands:
 
     def test_one_that_leaves_no_checkpoint_has_failed(self, demo: Demo, trainer: Callable[[str], str]):
         with pytest.raises(DemoError, match=r"global_step_\d+/actor/huggingface; its log is .*rl\.log"):
-            demo._train("rl", [trainer("")], 5)
+            demo.train("rl", [trainer("")], 5, demo.checkpoint("rl"))
 
     def test_each_attempt_has_its_own_metrics_file(self, demo: Demo, out: Path, trainer: Callable[[str], str]):
         demo.checkpoint("rl").mkdir(parents=True)
@@ -179,7 +196,7 @@ print("once more")
 open(os.environ["VERL_FILE_LOGGER_PATH"], "w").write(json.dumps(line) + "\\n")
 """
         for _ in range(2):
-            demo._train("rl", [trainer(code), "a=1"], 1, EXTRA="x")
+            demo.train("rl", [trainer(code), "a=1"], 1, demo.checkpoint("rl"), EXTRA="x")
         first, second = sorted((out / "logs").glob("rl-*.jsonl"))
         assert first.read_text() == second.read_text()
         data = json.loads(first.read_text())["data"]
@@ -200,7 +217,7 @@ pathlib.Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
 sys.exit(1)
 """
         with pytest.raises(DemoError):
-            demo._train("rl", [trainer(code)], 5)
+            demo.train("rl", [trainer(code)], 5, demo.checkpoint("rl"))
         wait_until(lambda: not running(int((tmp_path / "child").read_text())), 1)
 
     @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -212,7 +229,8 @@ sys.exit(1)
         code = (
             "import sys;"
             "from r1reward_verl.toy.demo import Demo, DemoSettings;"
-            "Demo(sys.argv[1], DemoSettings(), None)._train('rl', sys.argv[2:], 5)"
+            "demo = Demo(sys.argv[1], DemoSettings(), None);"
+            "demo.train('rl', sys.argv[2:], 5, demo.checkpoint('rl'))"
         )
         parent = subprocess.Popen([sys.executable, "-c", code, str(out), module], stderr=subprocess.DEVNULL)
         wait_until(lambda: pid.exists() and pid.read_text() != "")

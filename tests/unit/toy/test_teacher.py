@@ -19,23 +19,36 @@ from r1reward_verl.toy import world
 from r1reward_verl.toy.teacher import MODEL, Faults, Teacher, recognise
 
 PAIRS = world.draw_pairs(400, 7, "teacher")
+SCENES = world.draw_pairs(400, 7, "test", "scenes")
 
 
 def prompt(pair, label):
     return build_prompt(pair.question, *pair.responses(label))
 
 
+def prompt_in_words(pair, label):
+    return build_prompt(pair.described, *pair.responses(label))
+
+
 def test_it_recognises_every_picture():
-    assert all(recognise(world.png(pair)) == (pair.colour, pair.shape) for pair in PAIRS)
+    assert all(recognise(world.scene_png(pair)) == pair.things for pair in [*PAIRS, *SCENES])
 
 
 @pytest.mark.parametrize("label", [1, 2])
 def test_without_faults_it_is_right_and_says_why(label: int):
     teacher = Teacher(Faults(hurried=0, slip=0))
-    for pair in PAIRS[:100]:
-        verdict = parse(teacher.answer(prompt(pair, label), world.png(pair), 1.0))
+    for pair in [*PAIRS[:100], *SCENES]:
+        verdict = parse(teacher.answer(prompt(pair, label), world.scene_png(pair), 1.0))
         assert verdict.choice == label == conclusion(verdict.think)
-        assert f"{pair.colour} {pair.shape}" in verdict.think
+        assert f"The picture shows {pair.seen}." in verdict.think
+
+
+def test_a_description_does_for_a_picture():
+    teacher = Teacher(Faults(hurried=0, slip=0))
+    for pair in [*PAIRS[:100], *SCENES]:
+        verdict = parse(teacher.answer(prompt_in_words(pair, 2), None, 1.0))
+        assert verdict.choice == 2
+        assert f"The picture shows {pair.seen}." in verdict.think
 
 
 def test_it_errs_as_often_as_it_is_told_to():
@@ -43,7 +56,7 @@ def test_it_errs_as_often_as_it_is_told_to():
     answers = {kind: Counter() for kind in ("colour", "shape")}
     for pair in PAIRS:
         for label in (1, 2):
-            verdict = parse(teacher.answer(prompt(pair, label), world.png(pair), 1.0))
+            verdict = parse(teacher.answer(prompt(pair, label), world.scene_png(pair), 1.0))
             concluded = conclusion(verdict.think)
             answers[pair.kind]["glance" if concluded is None else concluded == label] += 1
             assert verdict.choice == (concluded or 1)
@@ -56,7 +69,7 @@ def test_asked_again_it_draws_anew_unless_it_is_cold():
     pair = next(pair for pair in PAIRS if pair.kind == "shape")
     said = {
         temperature: [
-            teacher.answer(prompt(pair, 2), world.png(pair), temperature)
+            teacher.answer(prompt(pair, 2), world.scene_png(pair), temperature)
             for teacher in [Teacher(Faults(hurried=0.5))]
             for _ in range(20)
         ]
@@ -65,22 +78,23 @@ def test_asked_again_it_draws_anew_unless_it_is_cold():
     assert len(set(said[0.0])) == 1
     assert len(set(said[1.0])) == 2
     again = Teacher(Faults(hurried=0.5))
-    assert said[1.0] == [again.answer(prompt(pair, 2), world.png(pair), 1.0) for _ in range(20)]
+    assert said[1.0] == [again.answer(prompt(pair, 2), world.scene_png(pair), 1.0) for _ in range(20)]
 
 
 @pytest.mark.parametrize(
     ("text", "picture", "reason"),
     [
-        ("What is it?", world.png(PAIRS[0]), "no question about a colour or a shape"),
+        ("What is it?", world.scene_png(PAIRS[0]), "no question about a colour"),
         (prompt(PAIRS[0], 1), b"no picture", "no picture"),
+        (prompt(PAIRS[0], 1), None, "neither a picture nor a description"),
         (
             build_prompt("Which shape is it?", "It is big.", "It is small."),
-            world.png(PAIRS[0]),
+            world.scene_png(PAIRS[0]),
             "none of the responses",
         ),
     ],
 )
-def test_what_is_not_of_its_world_is_refused(text: str, picture: bytes, reason: str):
+def test_what_is_not_of_its_world_is_refused(text: str, picture: bytes | None, reason: str):
     with pytest.raises(ValueError, match=reason):
         Teacher().answer(text, picture, 1.0)
 
@@ -116,13 +130,15 @@ def test_it_serves_the_protocol_of_openai():
         with urllib.request.urlopen(f"{url}/models", timeout=10) as answer:
             assert [model["id"] for model in json.load(answer)["data"]] == [MODEL]
         pair = PAIRS[0]
-        picture = f"data:image/png;base64,{base64.b64encode(world.png(pair)).decode()}"
+        picture = f"data:image/png;base64,{base64.b64encode(world.scene_png(pair)).decode()}"
         content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": prompt(pair, 2)}]
         answer = post(url, {"model": MODEL, "messages": [{"role": "user", "content": content}]})
         assert parse(answer["choices"][0]["message"]["content"]).choice == 2
         assert answer["usage"]["total_tokens"] == sum(
             answer["usage"][name] for name in ("prompt_tokens", "completion_tokens")
         )
+        answer = post(url, {"messages": [{"role": "user", "content": prompt_in_words(pair, 1)}]})
+        assert parse(answer["choices"][0]["message"]["content"]).choice == 1
         content[0]["image_url"]["url"] = "http://127.0.0.1/secret.png"
         with pytest.raises(urllib.error.HTTPError) as refused:
             post(url, {"messages": [{"role": "user", "content": content}]})

@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections import Counter
+from typing import get_args
 
 import pytest
 from PIL import Image
@@ -10,14 +11,28 @@ from PIL import Image
 from r1reward_verl.judgement import parse
 from r1reward_verl.rewards.conclusions import conclusion
 from r1reward_verl.rewards.judges.rules import RulesJudge
-from r1reward_verl.toy.world import COLOURS, SHAPES, SIZE, Pair, draw_pairs, judgement, png, preference, render
+from r1reward_verl.toy.world import (
+    COLOUR_VALUES,
+    FRAMES,
+    SHAPES,
+    SIZE,
+    UNSEEN,
+    ToyMedia,
+    ToyPair,
+    draw_pairs,
+    draw_scene,
+    judgement,
+    preference,
+    scene_png,
+)
 
 PAIRS = draw_pairs(400, 0, "test")
+SCENES = draw_pairs(400, 0, "test", "scenes")
 
 
 def test_the_same_seed_draws_the_same_world():
     assert draw_pairs(400, 0, "test") == PAIRS
-    assert [png(pair) for pair in draw_pairs(20, 0, "test")] == [png(pair) for pair in PAIRS[:20]]
+    assert [scene_png(pair) for pair in draw_pairs(20, 0, "test")] == [scene_png(pair) for pair in PAIRS[:20]]
 
 
 def test_another_seed_or_split_draws_another_world():
@@ -27,18 +42,51 @@ def test_another_seed_or_split_draws_another_world():
 
 def test_splits_have_no_pair_and_no_picture_in_common():
     splits = {split: draw_pairs(300, 0, split) for split in ("sft", "train", "val", "test")}
-    for of in (lambda pair: pair.pair_id, png):
+    for of in (lambda pair: pair.pair_id, scene_png):
         seen = [of(pair) for pairs in splits.values() for pair in pairs]
         assert len(set(seen)) == len(seen)
 
 
 def test_questions_and_answers_are_balanced():
     assert Counter(pair.kind for pair in PAIRS) == {"colour": 200, "shape": 200}
-    for values, kind in ((COLOURS, "colour"), (SHAPES, "shape")):
+    for values, kind in ((COLOUR_VALUES, "colour"), (SHAPES, "shape")):
         for which in ("right", "wrong"):
             counts = Counter(getattr(pair, which) for pair in PAIRS if pair.kind == kind)
             assert set(counts) == set(values)
             assert min(counts.values()) >= 25, "50 in expectation"
+
+
+def test_scenes_ask_for_four_kinds_about_one_of_four_things():
+    assert Counter(pair.kind for pair in SCENES) == dict.fromkeys(("colour", "shape", "number", "beside"), 100)
+    for pair in SCENES:
+        assert len(pair.things) == 4
+        assert pair.things[pair.place] == (pair.colour, pair.shape)
+        shapes, colours = ([thing[place] for thing in pair.things] for place in (1, 0))
+        right = {
+            "colour": pair.colour,
+            "shape": pair.shape,
+            "number": ["none", "one", "two", "three"][min(3, shapes.count(pair.shape))],
+            "beside": colours[[1, 0, 3, 2][pair.place]],
+        }[pair.kind]
+        assert pair.right == right != pair.wrong
+        if pair.kind != "number":
+            named = colours if pair.kind == "shape" else shapes
+            assert named.count(pair.colour if pair.kind == "shape" else pair.shape) == 1
+    rights = Counter((pair.kind, pair.right) for pair in SCENES)
+    assert len(rights) == 4 + 4 + 3 + 4
+    assert min(rights.values()) >= 10
+
+
+def test_unseen_combinations_are_asked_about_in_tests_alone():
+    assert Counter(pair.category == "unseen" for pair in SCENES) == {False: 300, True: 100}
+    for pair in SCENES:
+        assert (pair.category == "unseen") == ((pair.colour, pair.shape) in UNSEEN)
+        assert not set(pair.others) & set(UNSEEN)
+    training = draw_pairs(400, 0, "train", "scenes")
+    assert not {thing for pair in training for thing in pair.things} & set(UNSEEN)
+    assert {thing for pair in training for thing in pair.things} == {
+        (colour, shape) for colour in COLOUR_VALUES for shape in SHAPES
+    } - set(UNSEEN)
 
 
 @pytest.mark.parametrize("label", [1, 2])
@@ -54,13 +102,15 @@ def test_one_response_is_right_and_stands_where_the_label_says(label: int):
 
 def test_the_picture_shows_what_the_pair_says():
     for pair in PAIRS[:100]:
-        image = render(pair)
+        image = draw_scene(pair)
         assert (image.mode, image.size) == ("RGB", (SIZE, SIZE))
         ground = image.getpixel((0, 0))
         assert min(ground) >= 225
         painted = Counter(image.getdata()) - Counter({ground: SIZE * SIZE})
         (paint,) = painted  # one colour beside the ground
-        nearest = min(COLOURS, key=lambda name: sum(abs(a - b) for a, b in zip(COLOURS[name], paint, strict=True)))
+        nearest = min(
+            COLOUR_VALUES, key=lambda name: sum(abs(a - b) for a, b in zip(COLOUR_VALUES[name], paint, strict=True))
+        )
         assert nearest == pair.colour
         assert shape_of(image, ground) == pair.shape
 
@@ -79,9 +129,9 @@ def shape_of(image: Image.Image, ground: tuple[int, ...]) -> str:
 
 
 def test_the_file_is_the_picture():
-    image = Image.open(io.BytesIO(png(PAIRS[0])))
+    image = Image.open(io.BytesIO(scene_png(PAIRS[0])))
     assert image.format == "PNG"
-    assert image.tobytes() == render(PAIRS[0]).tobytes()
+    assert image.tobytes() == draw_scene(PAIRS[0]).tobytes()
 
 
 @pytest.mark.parametrize("label", [1, 2])
@@ -107,12 +157,28 @@ def test_a_preference_is_the_pair_in_an_order(label: int):
         assert found.label == label
         assert (found.response_1, found.response_2)[label - 1] == f"It is {pair.right}."
         assert (found.id, found.category, found.question) == (pair.pair_id, pair.kind, pair.question)
-        assert [image.data for image in found.images] == [png(pair)]
+        assert [image.data for image in found.images] == [scene_png(pair)]
 
 
 def test_a_judgement_names_what_is_seen_and_who_says_what():
-    pair = Pair("p", "red", "cross", "colour", "blue", 0)
+    pair = ToyPair("p", "red", "cross", "colour", "blue", 0)
     assert judgement(pair, 2) == (
         "<think>The picture shows a red cross.\nThe responses say blue 1 and red 2.\nThe right answer is red 2.\n"
         "So response 2 is better.</think><answer>2</answer>"
     )
+
+
+def test_a_preference_shows_its_scene_as_one_picture_two_a_video_or_in_words():
+    picture, pictures, video, text = (preference(PAIRS[0], 1, media) for media in get_args(ToyMedia))
+    assert [len(one.images) for one in (picture, pictures, video, text)] == [1, 2, 0, 0]
+    assert video.video[0] == picture.images[0] == pictures.images[0]
+    assert len({frame.data for frame in video.video}) == FRAMES, "the shape moves"
+    assert text.video is None
+    assert text.question.startswith(f"There is a {PAIRS[0].colour} {PAIRS[0].shape} in picture ")
+    assert text.question.endswith(f". {picture.question}")
+
+
+def test_descriptions_of_pictures_keep_pairs_apart():
+    """Else most of them would be duplicates to `r1reward data select`."""
+    pairs = draw_pairs(2000, 0, "train")
+    assert len({(pair.described, *pair.responses(1)) for pair in pairs}) > 1990

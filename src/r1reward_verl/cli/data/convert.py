@@ -11,7 +11,6 @@ from r1reward_verl.cli.groups import with_settings
 from r1reward_verl.data.convert import ConversionError, ConvertSettings
 from r1reward_verl.data.convert import convert as run
 from r1reward_verl.data.dataset_files import data_files
-from r1reward_verl.data.media_folder import NoMediaRoot
 from r1reward_verl.data.sources import load_source, source_names
 from r1reward_verl.data.sources.base import Source
 from r1reward_verl.errors import R1RewardError
@@ -94,17 +93,17 @@ def convert(
         options["labels"] = dict(label)
     if headings:
         options["headings"] = headings.split("|")
+    names = [*source_names(), *_BENCHMARKS]
+    if source not in names:
+        raise ValueError(f"source {source!r} is unknown; known: {', '.join(names)}")
+    if source in _BENCHMARKS and options:
+        raise ValueError(f"the benchmark {source} has no options (given: {options})")
+    reader: Source = BenchmarkSource(_BENCHMARKS[source]) if source in _BENCHMARKS else load_source(source, **options)
     try:
-        if source in _BENCHMARKS and not options:
-            reader: Source = BenchmarkSource(_BENCHMARKS[source])
-        else:
-            reader = load_source(source, **options)
         report = run(reader, data_files(inputs, split), out, settings)
     except ConversionError as error:
         print(error.report)
         raise R1RewardError(f"{error}; {out} was not written") from error
-    except NoMediaRoot as error:
-        raise R1RewardError(f"{error} (--media ROOT), or do not look at files (--no-check-media)") from error
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -64,7 +64,7 @@ def select(
 
 
 def _summary(card: Mapping[str, Any], out: str) -> str:
-    lines = [f"rows  {card['rows']['read']:,} read, {card['rows']['rejected']:,} rejected"]
+    lines = ["rows  " + ", ".join(f"{number:,} {what}" for what, number in card["rows"].items())]
     lines.append(f"      {_counts(card['difficulty'])}")
     for name, one in card["sets"].items():
         swapped = f", {one['swapped']:,} swapped" if "swapped" in one else ""

@@ -11,10 +11,10 @@ import typer
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS
 from r1reward_verl.evaluation.bootstrap import RESAMPLES
 from r1reward_verl.evaluation.folder import copy_run, read_run
+from r1reward_verl.evaluation.reading import Reading
 from r1reward_verl.evaluation.scoring import hints, score_run
 from r1reward_verl.evaluation.table import metrics_table
-from r1reward_verl.judgement import Lenient
-from r1reward_verl.storage import write_json
+from r1reward_verl.storage import locked, write_json
 
 app = typer.Typer()
 
@@ -23,8 +23,8 @@ app = typer.Typer()
 def rescore(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `r1reward eval run` wrote.")],
     lenient: Annotated[
-        Literal["no", "answer_tag", "last_digit"] | None,
-        typer.Option(help="How to read malformed judgements; by default as the run did."),
+        Reading | None,
+        typer.Option(help="How to read judgements (see `eval run`); by default as the run did."),
     ] = None,
     protocol: Annotated[Literal["strict", "reference"], typer.Option(help="Figures to print.")] = "strict",
     resamples: Annotated[int, typer.Option(metavar="N", min=1, help="Number of resamples of the intervals.")] = (
@@ -39,8 +39,7 @@ def rescore(
 ) -> int:
     """Compute the figures of a run anew, without its data and model: another reading, protocol or interval."""
     saved = read_run(run)
-    mode: Lenient | Literal["run"] | None = "run" if lenient is None else None if lenient == "no" else lenient
-    metrics = score_run(run, lenient=mode, resamples=resamples, seed=seed)
+    metrics = score_run(run, reading=lenient, resamples=resamples, seed=seed)
     if metrics is None:
         raise ValueError(f"{run} has no figures: none of its judgements succeeded")
     figures = metrics["reference"] if protocol == "reference" else metrics
@@ -50,7 +49,8 @@ def rescore(
             f"{run} has none that is judged"
         )
     if json:
-        write_json(json, metrics)
+        with locked(json):
+            write_json(json, metrics)
     if out:
         copy_run(saved, out, metrics)
     print(metrics_table(figures, BENCHMARKS[saved.settings["benchmark"]]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,30 +13,25 @@ import msgspec
 import typer
 
 from r1reward_verl.cli.groups import with_settings
+from r1reward_verl.cli.model_options import VLLMOptions
 from r1reward_verl.engines.base import Engine, Sampling
 from r1reward_verl.engines.endpoint import EndpointEngine
-from r1reward_verl.engines.vllm import VLLMEngine, WorkerPool, gpus_of_workers
+from r1reward_verl.engines.vllm import VLLMEngine, gpus_of_workers
+from r1reward_verl.engines.worker_pool import WorkerPool
 from r1reward_verl.evaluation.benchmarks import BENCHMARKS
 from r1reward_verl.evaluation.fingerprint import fingerprint_model
-from r1reward_verl.evaluation.run import EvaluateSettings, Needs, derived_seed, evaluate
+from r1reward_verl.evaluation.run import EvaluateSettings, EvaluationResult, Needs, Task, derived_seed, evaluate
 from r1reward_verl.evaluation.scoring import hints
-from r1reward_verl.evaluation.table import metrics_table
+from r1reward_verl.evaluation.table import metrics_table, summary_table
 from r1reward_verl.settings import Settings, setting
 
 app = typer.Typer()
 
 
-class VLLMSettings(Settings, frozen=True, kw_only=True):
+class VLLMSettings(VLLMOptions, frozen=True, kw_only=True):
     """Settings of a model in vLLM, in this process."""
 
-    tensor_parallel: Annotated[int, setting("Number of GPUs that share the model (vLLM).", metavar="N", ge=1)] = 1
     data_parallel: Annotated[int, setting("Number of copies of the model (vLLM).", metavar="N", ge=1)] = 1
-    gpu_memory_utilization: Annotated[
-        float | None, setting("Share of a GPU's memory; by default vLLM's own.", metavar="SHARE", gt=0, le=1)
-    ] = None
-    max_model_len: Annotated[
-        int | None, setting("Largest number of tokens of prompt and judgement together (vLLM).", metavar="N", ge=1)
-    ] = None
 
 
 class EndpointSettings(Settings, frozen=True, kw_only=True):
@@ -61,23 +56,43 @@ class EndpointSettings(Settings, frozen=True, kw_only=True):
 )
 @with_settings
 def run(
-    benchmark: Annotated[
-        Literal[tuple(BENCHMARKS)],  # type: ignore[valid-type]
-        typer.Argument(help="Benchmark that the file is of."),
+    benchmarks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BENCHMARK...",
+            help=f"Benchmarks to run: {', '.join(BENCHMARKS)}.",
+            autocompletion=lambda: [*BENCHMARKS],
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="Folder of a checkpoint, or its name on the Hugging Face Hub; its name with --url.")
     ],
     data: Annotated[
-        Path, typer.Option(metavar="FILE", help="File of the benchmark, or preferences of `r1reward data`.")
+        list[Path],
+        typer.Option(
+            metavar="FILE", help="File of the benchmark, or preferences of `r1reward data`; one for each benchmark."
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="OUT", help="Folder to write to. A run that it holds is resumed.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="OUT",
+            help="Folder to write to, with a folder for each of several benchmarks. A run that it holds is resumed.",
+        ),
+    ],
     settings: EvaluateSettings,
     endpoint: EndpointSettings,
     local: VLLMSettings,
+    media: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the pictures and videos, one for all or for each benchmark; by default that of its file.",
+        ),
+    ] = None,
     protocol: Annotated[Literal["strict", "reference"], typer.Option(help="Figures to print.")] = "strict",
 ) -> int:
-    """Let a reward model judge every case of a benchmark."""
+    """Let a reward model judge every case of one or several benchmarks."""
     if protocol == "reference" and settings.order == "random":
         raise ValueError(
             "--protocol reference needs every case with the better response first; leave out --order random"
@@ -87,17 +102,17 @@ def run(
             "--tensor-parallel, --data-parallel, --max-model-len and --gpu-memory-utilization are for vLLM in this "
             "process, not --url"
         )
-    if not endpoint.url and endpoint != EndpointSettings():
-        given = next(name for name in msgspec.structs.asdict(EndpointSettings()) if _differ(endpoint, name))
-        raise ValueError(f"--{given.replace('_', '-')} is for servers; name them with --url")
+    given, default = msgspec.structs.asdict(endpoint), msgspec.structs.asdict(EndpointSettings())
+    if not endpoint.url and given != default:
+        name = next(name for name, value in given.items() if value != default[name])
+        raise ValueError(f"--{name.replace('_', '-')} is for servers; name them with --url")
+    tasks = _tasks(benchmarks, data, media or [], out)
     if endpoint.url:
         kind, fingerprint, engine = "endpoint", model, _endpoint(model, endpoint, settings.sampling)
     else:
         kind, engine, fingerprint = "vllm", _vllm(model, local, settings.sampling), fingerprint_model(model)
-    result = evaluate(
-        benchmark,
-        data,
-        out,
+    results = evaluate(
+        tasks,
         settings,
         engine=engine,
         engine_kind=kind,
@@ -107,33 +122,61 @@ def run(
         urls=endpoint.url or (),
         other_servers=endpoint.other_servers,
     )
+    for task, result in zip(tasks, results, strict=True):
+        _print_result(task, result, protocol)
+    if len(tasks) > 1:
+        by_name = {Path(task.out).name: result.metrics for task, result in zip(tasks, results, strict=True)}
+        print(f"\n{summary_table(by_name, protocol)}")
+    missing = sum(result.missing for result in results)
+    for error in dict.fromkeys(result.error for result in results if result.error):
+        print(f"error: {error}", file=sys.stderr)
+    if missing:
+        print(f"{missing:,} judgements are missing; the same command resumes the run", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _tasks(benchmarks: Sequence[str], data: Sequence[Path], media: Sequence[Path], out: Path) -> list[Task]:
+    """Return what is to be run.
+
+    Raises:
+        ValueError: files or folders that do not fit the benchmarks.
+    """
+    count = len(benchmarks)
+    if unknown := [name for name in benchmarks if name not in BENCHMARKS]:
+        raise ValueError(f"the benchmark is {unknown[0]!r}; known: {', '.join(BENCHMARKS)}")
+    if len(data) != count:
+        raise ValueError(f"{count} benchmarks and {len(data)} files: give --data once for each, in the same order")
+    if len(media) not in (0, 1, count):
+        raise ValueError(f"{count} benchmarks and {len(media)} folders: give --media once for all, or for each")
+    roots = [None] * count if not media else [*media] * (count // len(media))
+    names = [
+        name if benchmarks.count(name) == 1 else f"{name}-{benchmarks[:place].count(name) + 1}"
+        for place, name in enumerate(benchmarks)
+    ]
+    folders = [out / name for name in names] if count > 1 else [out]
+    return [Task(*one) for one in zip(benchmarks, data, folders, roots, strict=True)]
+
+
+def _print_result(task: Task, result: EvaluationResult, protocol: str) -> None:
+    """Print the figures of a run, and what they suggest to do."""
     figures = result.metrics
     if figures is not None and protocol == "reference":
         figures = figures["reference"]
         if figures is None:
             print(
                 "no figures of the reference's protocol: they need cases shown with the better response first, and "
-                f"none of those has been judged yet; the other figures are in {out}/metrics.json",
+                f"none of those has been judged yet; the other figures are in {task.out}/metrics.json",
                 file=sys.stderr,
             )
     if figures is not None:
-        print(f"\n{metrics_table(figures, BENCHMARKS[benchmark])}\n\nfigures: {out}/metrics.json")
+        print(f"\n{metrics_table(figures, BENCHMARKS[task.benchmark])}\n\nfigures: {task.out}/metrics.json")
     for hint in hints(result.metrics or {}):
         print(f"note: {hint}", file=sys.stderr)
     if result.errors:
         print("why judgements failed, the commonest first:", file=sys.stderr)
         for text, count in result.errors:
             print(f"{count:>9,}  {text}", file=sys.stderr)
-    if result.error:
-        print(f"error: {result.error}", file=sys.stderr)
-    if result.missing:
-        print(f"{result.missing:,} judgements are missing; the same command resumes the run", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _differ(settings: EndpointSettings, name: str) -> bool:
-    return bool(getattr(settings, name) != getattr(EndpointSettings(), name))
 
 
 def _endpoint(model: str, settings: EndpointSettings, sampling: Sampling) -> Callable[[Needs], Engine]:
@@ -146,6 +189,7 @@ def _endpoint(model: str, settings: EndpointSettings, sampling: Sampling) -> Cal
         model,
         sampling,
         api_key=os.environ[name] if name else None,
+        key_name=name or "of --api-key-env",
         concurrency=settings.concurrency,
         timeout=min(settings.timeout, max_wait),
         max_wait=max_wait,

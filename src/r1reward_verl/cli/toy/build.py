@@ -11,6 +11,8 @@ from r1reward_verl.cli.groups import with_settings
 from r1reward_verl.judgement import PROMPT, load_template
 from r1reward_verl.toy import build as toy
 from r1reward_verl.toy.build import Sizes
+from r1reward_verl.toy.model import ModelName
+from r1reward_verl.toy.world import Level
 
 app = typer.Typer()
 
@@ -24,11 +26,14 @@ def build(
     prompt_template: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File with {question}, {response_1} and {response_2}.")
     ] = None,
+    model: Annotated[ModelName, typer.Option(help="The tiny model; qwen3 reads texts only.")] = "qwen2.5-vl",
+    level: Annotated[
+        Level, typer.Option(help="One thing in a picture, or scenes of four with questions about number and place too.")
+    ] = "single",
     judge: Annotated[bool, typer.Option("--judge", help="Train a tiny judge model too (about two minutes).")] = False,
 ) -> int:
     """Write a toy world that verl can train on: pictures, preferences and a tiny model."""
-    toy.build(
-        out, sizes, seed=seed, template=load_template(prompt_template) if prompt_template else PROMPT, judge=judge
-    )
+    template = load_template(prompt_template) if prompt_template else PROMPT
+    toy.build(out, sizes, seed=seed, template=template, judge=judge, model=model, level=level)
     print(f"toy world: {out}")
     return 0

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from r1reward_verl.cli.groups import with_settings
-from r1reward_verl.toy.teacher import Faults, Teacher, serve
+from r1reward_verl.toy.teacher import Faults, Teacher, serve_teacher
 
 app = typer.Typer()
 
@@ -21,5 +21,5 @@ def teacher(
     seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
 ) -> int:
     """Serve the toy world's teacher on an OpenAI-compatible endpoint."""
-    asyncio.run(serve(Teacher(faults, seed), port))
+    asyncio.run(serve_teacher(Teacher(faults, seed), port))
     return 0

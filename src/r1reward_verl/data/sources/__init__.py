@@ -1,4 +1,4 @@
-"""From the rows of public preference data sets to preferences: one file each, and the door for one's own.
+"""From the rows of public preference data sets to preferences: mostly one file each, and the door for one's own.
 
 Where the field names were found stands at each source and in `docs/reference/data-sources.md`. No data file of the
 data sets themselves was at hand when these were written: [code] means that the project's own code reads the field so,
@@ -13,17 +13,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from r1reward_verl.data.sources.base import Source
-from r1reward_verl.data.sources.hh_rlhf import HHRLHF
+from r1reward_verl.data.sources.conversations import HHRLHF, TRL, MsSwift, ShareGPT
 from r1reward_verl.data.sources.llava_critic import LLaVACritic
 from r1reward_verl.data.sources.mm_rlhf import MMRLHF
-from r1reward_verl.data.sources.ms_swift import MsSwift
 from r1reward_verl.data.sources.plain import Plain
 from r1reward_verl.data.sources.povid import POVID
 from r1reward_verl.data.sources.r1_reward_rl import R1RewardRL
-from r1reward_verl.data.sources.rlaif_v import RLAIFV
-from r1reward_verl.data.sources.rlhf_v import RLHFV
-from r1reward_verl.data.sources.sharegpt import ShareGPT
-from r1reward_verl.data.sources.trl import TRL
+from r1reward_verl.data.sources.rlhf_v import RLAIFV, RLHFV
 from r1reward_verl.data.sources.vl_feedback import VLFeedback
 from r1reward_verl.data.sources.wildvision_battle import WildVisionBattle
 from r1reward_verl.text import excerpt
@@ -66,23 +62,18 @@ def load_source(name: str, /, **options: Any) -> Source:
             an entry point that cannot be loaded or does not make a source.
     """
     points = [point for point in entry_points(group=GROUP) if point.name == name]
-    if len(points) + (name in SOURCES) > 1:
-        others = ", ".join(_described(point) for point in points)
-        raise ValueError(
-            f"several sources are called {name!r}: {others}{' and one of r1reward_verl' * (name in SOURCES)}"
-        )
-    if name in SOURCES:
-        make, what = SOURCES[name], f"source {name!r}"
-    elif points:
-        what = f"source {name!r} ({_described(points[0])})"
-        try:
-            make = points[0].load()
-        except Exception as error:
-            raise ValueError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
-        if not callable(make):
-            raise ValueError(f"{what} is {excerpt(make)}; a class or function that makes a source is needed")
-    else:
+    owners = [*map(_described, points), *["one of r1reward_verl"] * (name in SOURCES)]
+    if not owners:
         raise ValueError(f"source {name!r} is unknown; known: {', '.join(source_names())}")
+    if len(owners) > 1:
+        raise ValueError(f"several sources are called {name!r}: {' and '.join(owners)}")
+    what = f"source {name!r} ({owners[0]})" if points else f"source {name!r}"
+    try:
+        make = points[0].load() if points else SOURCES[name]
+    except Exception as error:
+        raise ValueError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(make):
+        raise ValueError(f"{what} is {excerpt(make)}; a class or function that makes a source is needed")
     try:
         inspect.signature(make).bind(**options)
     except TypeError as error:

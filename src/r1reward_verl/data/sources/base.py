@@ -7,11 +7,13 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from r1reward_verl.data.preference import Preference
-from r1reward_verl.media import Media, image_source
+from r1reward_verl.judgement import Choice
+from r1reward_verl.media import Media, file_kind, image_source
 from r1reward_verl.text import excerpt
 
 UNKNOWN = "unknown"
@@ -20,7 +22,6 @@ Row = Mapping[str, Any]
 
 _MARKER = re.compile(r"<(?:image|video)>")
 _PICTURE_FILE = re.compile(r"[^\n]{1,4000}\.(?:jpe?g|png|gif|webp|bmp|tiff?)", re.IGNORECASE)
-_PICTURE_START = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
 class Skipped(ValueError):
@@ -47,22 +48,51 @@ class Source(Protocol):
 
 Turns = list[tuple[str, str]]
 
+_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 
-def read_turns(name: str, value: Any, role: str, content: str, roles: Mapping[str, str]) -> Turns:
+
+def read_turns(name: str, value: Any) -> Turns:
     """Return the (role, text) of a conversation, checked to be user, assistant, ..., assistant.
 
-    Before them may stand a system message, where `roles` has one.
+    Messages have `role` and `content`, or `from` and `value`. A content may be a list of parts, of which the texts are
+    taken. Before the turns may stand a system message.
     """
     try:
-        turns = [(roles[turn[role]], turn[content]) for turn in value]
+        turns = [
+            (_ROLES[turn["from"]], turn["value"]) if "from" in turn else (_ROLES[turn["role"]], turn["content"])
+            for turn in value
+        ]
     except (KeyError, TypeError):
-        raise ValueError(f"{name} is {excerpt(value)}; turns with {role!r} and {content!r} are needed") from None
+        raise ValueError(
+            f"{name} is {excerpt(value)}; messages of user and assistant are needed, with 'role' and 'content' or with "
+            "'from' and 'value'"
+        ) from None
     talk = turns[1:] if turns and turns[0][0] == "system" else turns
     if not talk or [who for who, _ in talk] != ["user", "assistant"] * (len(talk) // 2):
         raise ValueError(f"{name} has turns of {[who for who, _ in turns]}, not of user and assistant by turns")
-    if wrong := [text for _, text in turns if not isinstance(text, str)]:
-        raise ValueError(f"{name} holds {excerpt(wrong[0])}, which is no text")
-    return turns
+    return [(who, _text_of(name, content)) for who, content in turns]
+
+
+def _text_of(name: str, content: Any) -> str:
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in ("text", "image"):
+            raise ValueError(f"{name} has the part {excerpt(part)}; only text and image can be read")
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise ValueError(f"{name} holds {excerpt(part.get('text'))}, which is no text")
+            texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def read_media_parts(messages: Iterable[Any]) -> tuple[Media, ...]:
+    """Return the pictures that stand in messages; an image part without one only marks the place of a picture."""
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    pictures = [part for part in parts if isinstance(part, Mapping) and (part.get("image") or part.get("path"))]
+    return tuple(read_media(part.get("image") or part["path"]) for part in pictures)
 
 
 def compare_last_answers(one: Turns, other: Turns) -> tuple[str, str, str]:
@@ -80,39 +110,62 @@ def compare_last_answers(one: Turns, other: Turns) -> tuple[str, str, str]:
     return question, one[-1][1], other[-1][1]
 
 
-def compared_turns(source: str, row: Row, chosen: Turns, rejected: Turns, **fields: Any) -> Preference:
+def compared_turns(source: str, row: Row, chosen: Turns, rejected: Turns, images: tuple[Media, ...] = ()) -> Preference:
     """Return the preference between the last answers of two conversations.
 
     Args:
         source: `Preference.source`.
-        row: the pictures are in its `images` or `image`, a video in `videos` or `video`; an `id` may be there.
+        row: the pictures are in its `images` or `image`, a video in `videos` or `video`; an `id`, and a `source` for
+            the category, may be there.
         chosen: the better conversation, as `read_turns` returns it.
         rejected: the worse one.
-        fields: further ones of the preference.
+        images: pictures of a row that has no column of them.
 
     Raises:
         Skipped, ValueError: see `compare_last_answers`, `Preference`.
     """
-    question, better, worse = compare_last_answers(chosen, rejected)
-    question = without_markers(question)
-    videos = read_media_list(row.get("videos") or row.get("video"))
+    images = read_media_columns(row, "images", "image") or images
+    videos = read_media_columns(row, "videos", "video")
     if len(videos) > 1 and row.get("videos"):
         raise ValueError(f"videos is {excerpt(row['videos'])}; one video is the most")
-    values = {"category": UNKNOWN, "images": read_media_list(row.get("images") or row.get("image")), **fields}
     base = row.get("id")
     if not isinstance(base, str) or not base:
         # The same question with the same answers is asked of many pictures.
-        media = (*values["images"], *videos)
-        base = pair_id(source, *(one.path or hashlib.sha256(one.data or b"").hexdigest() for one in media))
+        media = (one.path or hashlib.sha256(one.data or b"").hexdigest() for one in (*images, *videos))
+        base = pair_id(source, *media)
+    texts = compare_last_answers(chosen, rejected)
+    return make_pair(source, base, texts, images, video=videos or None, category=row.get("source"))
+
+
+def make_pair(
+    source: str,
+    base: str,
+    texts: Sequence[str],
+    images: tuple[Media, ...] = (),
+    *,
+    video: tuple[Media, ...] | None = None,
+    category: str | None = None,
+    label: Choice = 1,
+) -> Preference:
+    """Return the preference of question, response 1 and response 2.
+
+    The question loses its media markers, and the id is `base` with a hash of the texts.
+
+    Raises:
+        ValueError: see `Preference`.
+    """
+    question, response_1, response_2 = texts
+    question = without_markers(question)
     return Preference(
-        id=pair_id(base, question, better, worse),
+        id=pair_id(base, question, response_1, response_2),
         source=source,
+        category=category or UNKNOWN,
         question=question,
-        response_1=better,
-        response_2=worse,
-        label=1,
-        video=videos or None,
-        **values,
+        response_1=response_1,
+        response_2=response_2,
+        label=label,
+        images=images,
+        video=video,
     )
 
 
@@ -138,7 +191,7 @@ def read_media(value: Any) -> Media:
         # Base64 of a JPEG begins with a slash, too.
         if len(source) > 64 and not _PICTURE_FILE.fullmatch(source):
             data = _base64(source)
-            if data and data.startswith(_PICTURE_START):
+            if data and file_kind(data):
                 return Media(data=data)
             if len(source) > 4096:
                 raise ValueError(f"{excerpt(source)} is neither a path nor base64 of a picture")
@@ -182,10 +235,25 @@ def pair_id(base: str, *texts: str) -> str:
 def read_picture(row: Row, name: str) -> Media:
     """Return the picture in a column; a ValueError names the column."""
     value = required(row, name)
-    try:
+    with _named(name):
         return read_media(value)
+
+
+def read_media_columns(row: Row, *names: str) -> tuple[Media, ...]:
+    """Return the media (see `read_media_list`) in the first of these columns that has any; a ValueError names it."""
+    for name in names:
+        with _named(name):
+            if media := read_media_list(row.get(name)):
+                return media
+    return ()
+
+
+@contextmanager
+def _named(column: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{column}: {error}") from None
 
 
 def without_markers(text: str) -> str:

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.sources.base import (
-    UNKNOWN,
     Row,
     Skipped,
-    pair_id,
+    make_pair,
     read_picture,
     read_text,
     read_turns,
     required,
-    without_markers,
 )
+from r1reward_verl.judgement import Choice
 from r1reward_verl.text import excerpt
 
 
@@ -36,26 +35,17 @@ class LLaVACritic:
 
     def read(self, row: Row, number: int) -> Iterator[Preference]:
         """Yield the row's pair, the responses in the order of the row."""
-        turns = read_turns(
-            "conversations", required(row, "conversations"), "from", "value", {"human": "user", "gpt": "assistant"}
-        )
+        turns = read_turns("conversations", required(row, "conversations"))
         if len(turns) != 2:
             raise ValueError(f"conversations has {len(turns)} turns; a prompt and a judgement are needed")
         prompt, judgement = (text for _, text in turns)
         found = [(texts, prefers_first) for marks, prefers_first in _FORMS if (texts := _between(prompt, marks))]
         if not found:
             raise Skipped("no two responses in the prompt")
-        (question, response_1, response_2), prefers_first = found[0]
-        yield Preference(
-            id=pair_id(read_text(row, "id"), question, response_1, response_2),
-            source=self.name,
-            category=row.get("source") or UNKNOWN,
-            question=without_markers(question),
-            response_1=response_1,
-            response_2=response_2,
-            label=1 if prefers_first(judgement) else 2,
-            images=(read_picture(row, "image"),),
-        )
+        texts, prefers_first = found[0]
+        label: Choice = 1 if prefers_first(judgement) else 2
+        images = (read_picture(row, "image"),)
+        yield make_pair(self.name, read_text(row, "id"), texts, images, category=row.get("source"), label=label)
 
 
 def _between(text: str, marks: tuple[re.Pattern[str], ...]) -> list[str] | None:

@@ -10,11 +10,10 @@ from r1reward_verl.data.sources.base import (
     UNKNOWN,
     Row,
     Skipped,
-    pair_id,
-    read_media_list,
+    make_pair,
+    read_media_columns,
     read_number,
     read_text,
-    without_markers,
 )
 from r1reward_verl.text import excerpt
 
@@ -38,11 +37,12 @@ class MMRLHF:
 
     def read(self, row: Row, number: int) -> Iterator[Preference]:
         """Yield the pair with the chosen response first, or the pairs of a ranking with the better one first."""
-        images, video = read_media_list(row.get("image")), read_media_list(row.get("video")) or None
+        images, video = read_media_columns(row, "image"), read_media_columns(row, "video") or None
         if not images and not video:
             raise ValueError("the row has neither an image nor a video")
         folders = images[0].path.split("/")[:-1] if images and images[0].path else []
-        category = next((folder for folder in reversed(folders) if folder in _MM_RLHF_FOLDERS), UNKNOWN)
+        named = next((folder for folder in reversed(folders) if folder in _MM_RLHF_FOLDERS), UNKNOWN)
+        category = "video" if video else named
         if row.get("models_output") is not None:
             question = read_text(row, "question")
             pairs = _ranked(row)
@@ -51,20 +51,9 @@ class MMRLHF:
             if row.get("is_tie") not in (None, False, 0):
                 raise Skipped(f"a tie (is_tie is {excerpt(row['is_tie'])})")
             pairs = [(read_text(row, "chosen"), read_text(row, "rejected"))]
-        name, question = read_text(row, "id"), without_markers(question)
+        base = read_text(row, "id")
         yield from [
-            Preference(
-                id=pair_id(name, question, better, worse),
-                source=self.name,
-                category="video" if video else category,
-                question=question,
-                response_1=better,
-                response_2=worse,
-                label=1,
-                images=images,
-                video=video,
-            )
-            for better, worse in pairs
+            make_pair(self.name, base, (question, *pair), images, video=video, category=category) for pair in pairs
         ]
 
 
@@ -79,6 +68,8 @@ def _ranked(row: Row) -> list[tuple[str, str]]:
         raise ValueError(
             f"models_output {excerpt(outputs)} and final_ranking {excerpt(ranking)}: lists of equal length are needed"
         )
+    if wrong := [output for output in outputs if not isinstance(output, str)]:
+        raise ValueError(f"models_output holds {excerpt(wrong[0])}, which is no text")
     ranks = [read_number("final_ranking", rank) for rank in ranking]
     scores = [0.0] * len(outputs)
     for name in _MM_RLHF_SCORES:

@@ -12,7 +12,7 @@ from r1reward_verl.data.sources.base import (
     Row,
     Skipped,
     pair_id,
-    read_media_list,
+    read_media_columns,
     read_text,
     required,
     without_markers,
@@ -72,7 +72,6 @@ class Plain:
         difficulty = optional("difficulty")
         if isinstance(difficulty, str) and difficulty.isascii() and difficulty.isdigit():
             difficulty = int(difficulty)
-        images = optional("images")
         yield Preference(
             id=pair_id(self.name, question, *responses) if identity is None else identity,
             source=optional("source") or self.name,
@@ -81,15 +80,18 @@ class Plain:
             response_1=responses[0],
             response_2=responses[1],
             label=label,
-            images=read_media_list(optional("image") if images is None else images),
-            video=read_media_list(optional("video")) or None,
+            images=read_media_columns(row, column("images"), column("image")),
+            video=read_media_columns(row, column("video")) or None,
             difficulty=difficulty,
             trace=optional("trace"),
         )
 
     def _label(self, value: Any) -> Choice:
         if not self.labels:
-            return parse_label(value)
+            try:
+                return parse_label(value)
+            except ValueError as error:
+                raise ValueError(f"{error}; --label says what other labels mean") from None
         meaning = str(self.labels.get(str(value).strip()))
         if meaning not in _MEANINGS:
             raise ValueError(f"label is {excerpt(value)}, not one of {', '.join(self.labels)}")

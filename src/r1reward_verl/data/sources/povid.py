@@ -8,12 +8,11 @@ from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.sources.base import (
     Row,
     compare_last_answers,
-    pair_id,
+    make_pair,
     read_picture,
     read_text,
     read_turns,
     required,
-    without_markers,
 )
 
 
@@ -33,19 +32,6 @@ class POVID:
 
     def read(self, row: Row, number: int) -> Iterator[Preference]:
         """Yield the row's pair, the preferred response first."""
-        chosen, rejected = (
-            read_turns(name, required(row, name), "from", "value", {"human": "user", "gpt": "assistant"})
-            for name in ("conversations", "rejected_conversations")
-        )
-        question, better, worse = compare_last_answers(chosen, rejected)
-        question = without_markers(question)
-        yield Preference(
-            id=pair_id(read_text(row, "id"), question, better, worse),
-            source=self.name,
-            category="hallucination",
-            question=question,
-            response_1=better,
-            response_2=worse,
-            label=1,
-            images=(read_picture(row, "image"),),
-        )
+        turns = (read_turns(name, required(row, name)) for name in ("conversations", "rejected_conversations"))
+        texts, images = compare_last_answers(*turns), (read_picture(row, "image"),)
+        yield make_pair(self.name, read_text(row, "id"), texts, images, category="hallucination")

@@ -1,4 +1,4 @@
-"""RLHF-V: answers that people corrected."""
+"""RLHF-V, answers that people corrected, and RLAIF-V of the same team."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from r1reward_verl.data.preference import Preference
-from r1reward_verl.data.sources.base import UNKNOWN, Row, pair_id, read_picture, read_text, required, without_markers
+from r1reward_verl.data.sources.base import Row, make_pair, read_picture, read_text, required
 from r1reward_verl.text import excerpt
 
 
@@ -23,19 +23,32 @@ class RLHFV:
         """Yield the row's pair, the corrected response first."""
         given = required(row, "text")
         try:
-            texts = json.loads(given) if isinstance(given, str) else given
+            fields = json.loads(given) if isinstance(given, str) else given
         except (ValueError, RecursionError):
-            texts = None
-        if not isinstance(texts, dict):
+            fields = None
+        if not isinstance(fields, dict):
             raise ValueError(f"text is {excerpt(given)}; the JSON of question, chosen and rejected is needed")
-        question, chosen, rejected = (read_text(texts, name) for name in ("question", "chosen", "rejected"))
-        yield Preference(
-            id=pair_id(str(row.get("idx", self.name)), question, chosen, rejected),
-            source=self.name,
-            category=row.get("origin_dataset") or UNKNOWN,
-            question=without_markers(question),
-            response_1=chosen,
-            response_2=rejected,
-            label=1,
-            images=(read_picture(row, "image"),),
-        )
+        texts = [read_text(fields, name) for name in ("question", "chosen", "rejected")]
+        images, base = (read_picture(row, "image"),), str(row.get("idx", self.name))
+        category = row.get("origin_dataset")
+        yield make_pair(self.name, base, texts, images, category=category)
+
+
+class RLAIFV:
+    """RLAIF-V (Hugging Face `openbmb/RLAIF-V-Dataset`), parquet.
+
+    Fields, of the card [card] and of github.com/RLHF-V/RLAIF-V at 83d917b, `muffin/data/datasets.py`,
+    `muffin/eval/muffin_inference_logp.py` [code]: `question`, `chosen`, `rejected`, `image` (struct of bytes and path),
+    `idx`, `origin_dataset` (the category here).
+
+    Unconfirmed: whether `idx` is unique over all shards.
+    """
+
+    name = "rlaif-v"
+
+    def read(self, row: Row, number: int) -> Iterator[Preference]:
+        """Yield the row's pair, the chosen response first."""
+        texts = [read_text(row, name) for name in ("question", "chosen", "rejected")]
+        images, base = (read_picture(row, "image"),), str(required(row, "idx"))
+        category = row.get("origin_dataset")
+        yield make_pair(self.name, base, texts, images, category=category)

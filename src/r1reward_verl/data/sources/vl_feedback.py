@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.sources.base import (
-    UNKNOWN,
     Row,
     Skipped,
-    pair_id,
+    make_pair,
     read_number,
     read_picture,
     read_text,
@@ -69,19 +68,8 @@ class VLFeedback:
             for one, other in combinations(rated, 2)
             if one[0] != other[0] and one[1] != other[1] and abs(one[1] - other[1]) >= self.margin
         ]
-        yield from [
-            Preference(
-                id=pair_id(name, prompt, better, worse),
-                source=self.name,
-                category=name.partition("-")[0] or UNKNOWN,
-                question=prompt,
-                response_1=better,
-                response_2=worse,
-                label=1,
-                images=images,
-            )
-            for better, worse in pairs
-        ]
+        category = name.partition("-")[0]
+        yield from [make_pair(self.name, name, (prompt, *pair), images, category=category) for pair in pairs]
         if unrated:
             raise Skipped(f"no pairs with some responses: {'; '.join(unrated)}")
         if not pairs:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.sources.base import (
-    UNKNOWN,
     Row,
     Skipped,
     compare_last_answers,
-    pair_id,
+    make_pair,
     read_picture,
     read_text,
     read_turns,
     required,
 )
+from r1reward_verl.judgement import Choice
 from r1reward_verl.text import excerpt
 
 
@@ -45,18 +45,8 @@ class WildVisionBattle:
             raise ValueError(f"winner is {excerpt(winner)}, not model_a, model_b, tie or tie (bothbad)")
         if row.get("anony") is False:
             raise Skipped("the voter could see the models' names (anony is False)")
-        one, other = (
-            read_turns(name, required(row, name), "role", "content", {"user": "user", "assistant": "assistant"})
-            for name in ("conversation_a", "conversation_b")
-        )
-        question, response_1, response_2 = compare_last_answers(one, other)
-        yield Preference(
-            id=pair_id(read_text(row, "question_id"), question, response_1, response_2),
-            source=self.name,
-            category=row.get("domain") or UNKNOWN,
-            question=question,
-            response_1=response_1,
-            response_2=response_2,
-            label=1 if winner == "model_a" else 2,
-            images=(read_picture(row, "image"),),
-        )
+        turns = (read_turns(name, required(row, name)) for name in ("conversation_a", "conversation_b"))
+        texts, images = compare_last_answers(*turns), (read_picture(row, "image"),)
+        label: Choice = 1 if winner == "model_a" else 2
+        base, category = read_text(row, "question_id"), row.get("domain")
+        yield make_pair(self.name, base, texts, images, category=category, label=label)

@@ -14,9 +14,9 @@ from r1reward_verl.evaluation.benchmarks import (
     videorewardbench,
     vl_rewardbench,
 )
-from r1reward_verl.evaluation.benchmarks.base import FRAMES, Benchmark, Case, Release, missing
+from r1reward_verl.evaluation.benchmarks.base import FRAMES, Benchmark, Case, Release, Showing, missing
 
-__all__ = ["BENCHMARKS", "FRAMES", "Benchmark", "Case", "Release", "missing"]
+__all__ = ["BENCHMARKS", "FRAMES", "Benchmark", "Case", "Release", "Showing", "missing"]
 
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import Preference
@@ -33,83 +33,71 @@ class UnknownCategoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question of a benchmark with a better and a worse response.
+    """A question of a benchmark with a better and a worse response."""
 
-    Attributes:
-        row: its identity, since ids repeat: the number of its row in the file, as `read_rows` counts, or, where a row
-            holds several pairs, its own number among all pairs.
-        id: as in the file; cases with the same id belong together (the same picture, in MM-RLHF-RewardBench also the
-            same question).
-        category: one of `Benchmark.categories`, if the benchmark has fixed ones.
-        reference_category: the category by the reference's rules.
-        question: without `<image>` and `<video>`.
-        chosen, rejected: the better response and the worse one.
-        images: pictures, their paths absolute.
-        video: None, or frames in time order. A path that is a folder stands for frames that are missing.
-    """
-
+    # its identity, since ids repeat: the number of its row in the file, as `read_rows` counts, or, where a row holds
+    # several pairs, its own number among all pairs
     row: int
+    # as in the file; cases with the same id belong together (the same picture, in MM-RLHF-RewardBench also the same
+    # question)
     id: str
-    category: str
-    reference_category: str
-    question: str
-    chosen: str
-    rejected: str
-    images: tuple[Media, ...]
+    category: str  # one of `Benchmark.categories`, if the benchmark has fixed ones
+    reference_category: str  # the category by the reference's rules
+    question: str  # without `<image>` and `<video>`
+    chosen: str  # the better response
+    rejected: str  # the worse one
+    images: tuple[Media, ...]  # pictures, their paths absolute
+    # None, or frames in time order. A path that is a folder stands for frames that are missing
     video: tuple[Media, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
+class Showing:
+    """A case in one order: which response was the better one (`label`), which the model chose, and what it wrote."""
+
+    label: int
+    choice: int | None
+    text: str
+
+    @property
+    def right(self) -> bool:
+        """Whether the better response was chosen."""
+        return self.choice == self.label
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
-    """How many cases a published state of a benchmark has.
+    """How many cases a published state of a benchmark has."""
 
-    Attributes:
-        name: which state.
-        cases: in all.
-        categories: by category; empty where nobody has published them.
-        ids: different ids, None where unknown.
-    """
-
-    name: str
-    cases: int
-    categories: Mapping[str, int] = field(default_factory=dict)
-    ids: int | None = None
+    name: str  # which state
+    cases: int  # in all
+    categories: Mapping[str, int] = field(default_factory=dict)  # by category; empty where nobody has published them
+    ids: int | None = None  # different ids, None where unknown
 
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """An evaluation benchmark.
+    """An evaluation benchmark."""
 
-    Attributes:
-        name: as on the command line.
-        categories: in the order of the paper's table (arXiv 2505.02835); empty where the file decides.
-        forms: columns of each form of its file.
-        read_row: yields the preferences in a row of one of these forms, with the benchmark's category; mostly one. A
-            ValueError rejects the row. None for files of preferences.
-        several: whether a row holds several pairs.
-        reference_category: tells the category by the reference's rules, where they differ.
-        overall: how the benchmark itself averages over categories.
-        paper_overall: what the R1-Reward paper's table calls overall.
-        acc_plus: whether it counts ids of which every case is right, besides cases.
-        reference_digits: which digit of a text without an answer the reference reads (see `reference_verdict`).
-        releases: what is published of it.
-        prefixes: what its ids begin with, up to the first `_` or `-`; empty where that says nothing.
-        doubtful: beginning of ids -> what is doubtful about these cases.
-    """
-
-    name: str
-    categories: tuple[str, ...]
-    forms: tuple[tuple[str, ...], ...]
+    name: str  # as on the command line
+    categories: tuple[str, ...]  # in the order of the paper's table (arXiv 2505.02835); empty where the file decides
+    forms: tuple[tuple[str, ...], ...]  # columns of each form of its file
+    # yields the preferences in a row of one of these forms, with the benchmark's category; mostly one. A ValueError
+    # rejects the row. None for files of preferences
     read_row: Callable[[Row], Iterable[Preference]] | None = None
-    several: bool = False
+    several: bool = False  # whether a row holds several pairs
+    # tells the category by the reference's rules, where they differ
     reference_category: Callable[[Preference], str] = attrgetter("category")
-    overall: Average = "micro"
-    paper_overall: Average = "micro"
-    acc_plus: bool = False
+    overall: Average = "micro"  # how the benchmark itself averages over categories
+    paper_overall: Average = "micro"  # what the R1-Reward paper's table calls overall
+    acc_plus: bool = False  # whether it counts ids of which every case is right, besides cases
+    # which digit of a text without an answer the reference reads (see `reference_verdict`)
     reference_digits: Literal["last", "first_line"] = "last"
-    releases: tuple[Release, ...] = ()
-    prefixes: tuple[str, ...] = ()
-    doubtful: Mapping[str, str] = field(default_factory=dict)
+    releases: tuple[Release, ...] = ()  # what is published of it
+    prefixes: tuple[str, ...] = ()  # what its ids begin with, up to the first `_` or `-`; empty where that says nothing
+    # makes lines for the benchmark's own script of a case (`folder.SavedCase`) and what the model said to it
+    export: Callable[[Any, Sequence[Showing]], Iterator[dict[str, Any]]] | None = None
+    doubtful: Mapping[str, str] = field(default_factory=dict)  # beginning of ids -> what is doubtful about these cases
 
     def read(
         self, path: str | os.PathLike[str], media_root: str | os.PathLike[str] | None = None, *, frames: int = FRAMES

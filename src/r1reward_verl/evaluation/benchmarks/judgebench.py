@@ -6,13 +6,15 @@ files below its `data`. The card says that Hugging Face `ScalerLab/JudgeBench` h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import Row
 from r1reward_verl.evaluation.benchmarks.base import (
     Benchmark,
     Release,
+    Showing,
     UnknownCategoryError,
     make_preference,
     required_text,
@@ -43,11 +45,28 @@ def _read_row(row: Row) -> Iterator[Preference]:
     yield make_preference(row, categories[0], **columns, question="question", id="pair_id")
 
 
+def _export(case: Any, showings: Sequence[Showing]) -> Iterator[dict[str, Any]]:
+    """Yield what `run_judge.py` writes and scores; with one order alone it must be called with `--single_game`."""
+    better, worse = "AB" if showings[0].label == 1 else "BA"
+    decisions = {1: "A>B", 2: "B>A", None: None}
+    yield {
+        "pair_id": case.id,
+        "source": next(source for source, name in _CATEGORIES.items() if name == case.category),
+        "question": case.question,
+        f"response_{better}": case.chosen,
+        f"response_{worse}": case.rejected,
+        "label": f"{better}>{worse}",
+        "judge_name": "r1reward",
+        "judgments": [{"judgment": {"response": one.text}, "decision": decisions[one.choice]} for one in showings],
+    }
+
+
 BENCHMARK = Benchmark(
     name="judgebench",
     categories=tuple(_GPT),
     forms=(("pair_id", "source", "question", "response_A", "response_B", "label"),),
     read_row=_read_row,
+    export=_export,
     releases=(
         Release("the pairs of gpt-4o-2024-05-13", 350, _GPT),
         Release("the pairs of claude-3-5-sonnet-20240620", 270, _CLAUDE),

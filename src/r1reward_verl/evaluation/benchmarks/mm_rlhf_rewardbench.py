@@ -6,7 +6,9 @@ Sources: github.com/Kwai-YuanQi/MM-RLHF at 7c8af1d, `llava/eval/cal_performance_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -15,6 +17,7 @@ from r1reward_verl.data.readers import Row
 from r1reward_verl.evaluation.benchmarks.base import (
     Benchmark,
     Release,
+    Showing,
     UnknownCategoryError,
     make_preference,
     required_text,
@@ -54,12 +57,23 @@ def _reference_category(preference: Preference) -> str:
     return next((word for word in _COUNTS if word in path), preference.category)
 
 
+def _export(case: Any, showings: Sequence[Showing]) -> Iterator[dict[str, Any]]:
+    """Yield what both `cal_performance_mmreweard_bench.py` and the reference's `get_acc.py` read, a line a showing."""
+    category = case.reference_category or case.category
+    media = ["picture"] if case.media in ("inline", []) else case.media
+    about = {"id": case.id, "prompt": case.question, "chosen": case.chosen, "rejected": case.rejected}
+    about["video" if category == "video" else "image"] = f"{category}/{os.path.basename(media[0])}"
+    for one in showings:
+        yield {**about, "rewards": [int(one.right), int(not one.right)], "critic": one.text}
+
+
 BENCHMARK = Benchmark(
     name="mm-rlhf-rewardbench",
     categories=tuple(_COUNTS),
     forms=tuple(("id", "prompt", "chosen", "rejected", name) for name in ("image", "video")),
     read_row=_read_row,
     reference_category=_reference_category,
+    export=_export,
     acc_plus=True,
     reference_digits="first_line",
     releases=(Release("the file of the reference", 170, _COUNTS, ids=46),),

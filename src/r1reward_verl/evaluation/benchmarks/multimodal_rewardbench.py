@@ -6,13 +6,15 @@ Sources: github.com/facebookresearch/multimodal_rewardbench at b4b92cd, `scripts
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import Row
 from r1reward_verl.evaluation.benchmarks.base import (
     Benchmark,
     Release,
+    Showing,
     UnknownCategoryError,
     make_preference,
     required_text,
@@ -55,12 +57,28 @@ def _read_row(row: Row) -> Iterator[Preference]:
     yield make_preference(row, category, **columns, question="Text", image="Image", id="ID")
 
 
+def _export(case: Any, showings: Sequence[Showing]) -> Iterator[dict[str, Any]]:
+    """Yield what `2_get_accuracy.py` reads, and with `rewards` the reference's script, a line a showing."""
+    names = {ours: theirs for theirs, ours in _CATEGORIES.items()} | dict.fromkeys(("math", "coding"), "reasoning")
+    about = {"ID": case.id, "Category": names[case.category]}
+    for one in showings:
+        yield {
+            **about,
+            "Label": "AB"[one.label - 1],
+            "output": f"[[{'AB'[one.choice - 1]}]]" if one.choice else "",
+            "rewards": [int(one.right), int(not one.right)],
+            "Meta": about,
+            "judgement": one.text,
+        }
+
+
 BENCHMARK = Benchmark(
     name="multimodal-rewardbench",
     categories=tuple(_COUNTS),
     forms=(("ID", "Category", "Image", "Output1", "Output2", "Better"),),
     read_row=_read_row,
     paper_overall="macro",
+    export=_export,
     releases=(
         Release("the public cases, whose safety is bias (PAIRS) alone", 4711, _COUNTS),
         Release("with the cases from Hateful Memes, which are not public", 5211, {**_COUNTS, "safety": 1008}),

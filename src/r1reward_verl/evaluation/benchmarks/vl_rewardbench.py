@@ -6,11 +6,19 @@ Sources: github.com/vl-rewardbench/VL_RewardBench at 9b10abd, `cal.py` and `infe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from r1reward_verl.data.preference import Preference
 from r1reward_verl.data.readers import Row
-from r1reward_verl.evaluation.benchmarks.base import Benchmark, Release, id_prefix, make_preference, required_text
+from r1reward_verl.evaluation.benchmarks.base import (
+    Benchmark,
+    Release,
+    Showing,
+    id_prefix,
+    make_preference,
+    required_text,
+)
 from r1reward_verl.text import excerpt
 
 _CATEGORIES = {
@@ -47,6 +55,21 @@ def _read_row(row: Row) -> Iterator[Preference]:
     yield make_preference(row, category, **columns, image="image", id="id")
 
 
+def _export(case: Any, showings: Sequence[Showing]) -> Iterator[dict[str, Any]]:
+    """Yield what `cal.py` reads, which takes the verdict from a sentence in `filter_choice`."""
+    for one in showings:
+        status = "doesntMatch" if one.choice is None else "agree" if one.right else "reject"
+        meta = {
+            "random_number": one.label - 1,
+            "filter_choice": f"Overall Judgment: Answer {one.choice} is better." if one.choice else "",
+            "filter_number": one.choice or -1,
+            "flag_status": status,
+        }
+        responses = [case.chosen, case.rejected]
+        about = {"id": case.id, "query": case.question, "response": responses, "ranking": [0, 1]}
+        yield {**about, "meta": meta, "judgement": one.text}
+
+
 BENCHMARK = Benchmark(
     name="vl-rewardbench",
     categories=("general", "hallucination", "reasoning"),
@@ -56,13 +79,14 @@ BENCHMARK = Benchmark(
     ),
     read_row=_read_row,
     reference_category=_reference_category,
+    export=_export,
     releases=(
         Release(
             "the release before 2025-05-13, with its old labels (the file of the reference)",
             1250,
             {"general": 183, "hallucination": 749, "reasoning": 318},
         ),
-        Release("the release since 2025-05-13, with corrected labels", 1247),
+        Release("the release since 2025-05-13, with corrected labels", 1247, ids=1247),
     ),
     prefixes=(*_CATEGORIES, "wildvision", "jailbreak", "LRVInstruction", "politics", "svit"),
 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 OWN_LOSS_CONFIG = "r1reward_verl.plugin.loss_config.StableReinforceLossConfig"
 OWN_DATASET = ("pkg://r1reward_verl.plugin.datasets", "PreferenceDataset")
+OWN_SFT_DATASET = ("pkg://r1reward_verl.plugin.datasets", "JudgementDataset")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,11 @@ class Problem:
         return f"{'' if named else f'{self.where}: '}{self.value}. {self.way_out}."
 
 
-def select(config: DictConfig, key: str) -> Any:
+class Doubt(Problem):
+    """Something that would make the run fail with the tested verl, and may be fine with the one that is installed."""
+
+
+def config_value(config: DictConfig, key: str) -> Any:
     """Return a value of the config; None where it is absent, `???` or refers to something that is."""
     try:
         return OmegaConf.select(config, key)
@@ -42,8 +47,16 @@ def select(config: DictConfig, key: str) -> Any:
 
 def container(config: DictConfig, key: str) -> Any:
     """Return a section of the config as plain Python, None where absent."""
-    section = select(config, key)
+    section = config_value(config, key)
     return OmegaConf.to_container(section, resolve=True) if OmegaConf.is_config(section) else section
+
+
+def data_files(config: DictConfig, key: str) -> list[str]:
+    """Return the data files that a setting names, which may be one or several."""
+    files = config_value(config, key)
+    if isinstance(files, list | ListConfig):
+        return [str(path) for path in files if path is not None]
+    return [] if files is None else [str(files)]
 
 
 def is_positive(value: Any) -> bool:
@@ -58,10 +71,10 @@ def about_tilde(path: Any) -> str:
 
 def is_cpu_hardware(config: DictConfig) -> bool:
     """Tell whether `+hardware=cpu` was chosen: its mark stays where verl has replaced trainer.device."""
-    return select(config, "ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM") == "cpu"
+    return config_value(config, "ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM") == "cpu"
 
 
 def dataset_class(config: DictConfig) -> tuple[Any, Any] | None:
     """Return path and name of the dataset's class, None for verl's own."""
-    path = select(config, "data.custom_cls.path")
-    return None if path is None else (path, select(config, "data.custom_cls.name"))
+    path = config_value(config, "data.custom_cls.path")
+    return None if path is None else (path, config_value(config, "data.custom_cls.name"))

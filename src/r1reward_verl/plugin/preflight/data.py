@@ -7,12 +7,22 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
+from r1reward_verl.data.readers import RowError, read_rows
 from r1reward_verl.data.rows import prompt_fault
 from r1reward_verl.judgement import FIELDS, parse_label
 from r1reward_verl.media import addresses, image_source, is_remote, load_image, missing_file
-from r1reward_verl.plugin.preflight.config import OWN_DATASET, Problem, about_tilde, dataset_class, is_positive, select
+from r1reward_verl.plugin.preflight.config import (
+    OWN_DATASET,
+    Problem,
+    about_tilde,
+    config_value,
+    data_files,
+    dataset_class,
+    is_positive,
+)
+from r1reward_verl.plugin.preflight.hardware import ray_cluster
 
 # Their pictures are decoded; reading them takes well under a second. Labels and paths are checked in all rows.
 FIRST_ROWS = 16
@@ -21,20 +31,16 @@ FIRST_ROWS = 16
 def check_data(config: DictConfig) -> Iterator[Problem]:
     """The data files: their columns, all labels, that all pictures on disk exist, and the first rows in full."""
     for key in ("data.train_files", "data.val_files"):
-        files = select(config, key)
-        if key == "data.val_files" and files == select(config, "data.train_files"):
+        if key == "data.val_files" and config_value(config, key) == config_value(config, "data.train_files"):
             continue
-        if isinstance(files, (list, ListConfig)):
-            paths = [str(path) for path in files]
-        else:
-            paths = [] if files is None else [str(files)]
+        paths = data_files(config, key)
         if not paths:
-            yield Problem(key, "not set", f"Give a parquet file: {key}=/path/to/pairs.parquet")
+            yield missing_data(key)
         rows: int | None = 0
         for path in paths:
             count = yield from _check_file(config, key, path)
             rows = None if count is None or rows is None else rows + count
-        batch = select(config, "data.train_batch_size")
+        batch = config_value(config, "data.train_batch_size")
         if key == "data.train_files" and paths and rows is not None and is_positive(batch) and rows < batch:
             yield Problem(
                 key,
@@ -50,25 +56,18 @@ def _check_file(config: DictConfig, key: str, path: str) -> Generator[Problem, N
         return None
     if "://" in path:
         return None
-    if not Path(path).exists():
-        yield Problem(key, f"{path!r} does not exist{about_tilde(path)}", "Give the path of a parquet file")
-        return None
-    if path.endswith((".json", ".jsonl")):
+    if path.endswith((".json", ".jsonl")) and Path(path).exists():
+        return (yield from _check_json(config, key, path))
+    if isinstance(file := open_parquet(key, path), Problem):
+        yield file
         return None
     import pyarrow
-    import pyarrow.parquet
 
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        yield Problem(key, f"{path!r} cannot be read as parquet ({reason})", "Give a parquet file")
-        return None
     columns = file.schema_arrow.names
-    prompt_key = select(config, "data.prompt_key") or "prompt"
+    prompt_key = config_value(config, "data.prompt_key") or "prompt"
     # What verl's dataset and reward loop read from every row.
-    needed = [prompt_key, select(config, "data.reward_fn_key") or "data_source", "reward_model"]
-    if select(config, "data.prompt_template") is not None:
+    needed = [prompt_key, config_value(config, "data.reward_fn_key") or "data_source", "reward_model"]
+    if config_value(config, "data.prompt_template") is not None:
         needed.append("extra_info")
     if missing := [name for name in needed if name not in columns]:
         yield Problem(
@@ -79,14 +78,14 @@ def _check_file(config: DictConfig, key: str, path: str) -> Generator[Problem, N
             "data.reward_fn_key",
         )
         return None
-    image_key = select(config, "data.image_key") or "images"
+    image_key = config_value(config, "data.image_key") or "images"
     read = list(dict.fromkeys([*needed, *([image_key] if image_key in columns else [])]))
     try:
         batch = next(file.iter_batches(batch_size=FIRST_ROWS, columns=read), None)
         faults = itertools.chain(
             _row_faults(config, [] if batch is None else batch.to_pylist(), prompt_key, image_key),
             _label_faults(config, file),
-            _address_faults(config, file),
+            address_faults(config, file),
             _path_faults(config, file, image_key),
         )
         fault = next(faults, None)
@@ -97,6 +96,44 @@ def _check_file(config: DictConfig, key: str, path: str) -> Generator[Problem, N
         number, value, way_out = fault
         yield Problem(f"{key}, {path!r}, row {number}", value, way_out)
     return file.metadata.num_rows
+
+
+def missing_data(key: str) -> Problem:
+    """Say that no data file is given."""
+    return Problem(key, "not set", f"Give a parquet file: {key}=/path/to/file.parquet")
+
+
+def open_parquet(key: str, path: str) -> Any:
+    """Return an open `pyarrow.parquet.ParquetFile`, or the `Problem` with it."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if not Path(path).exists():
+        return Problem(key, f"{path!r} does not exist{about_tilde(path)}", "Give the path of a parquet file")
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        return Problem(key, f"{path!r} cannot be read as parquet ({reason})", "Give a parquet file")
+
+
+def _check_json(config: DictConfig, key: str, path: str) -> Generator[Problem, None, int | None]:
+    """Yield the first label or address that ends the run; return the number of rows, None after a problem."""
+    prompt_key = config_value(config, "data.prompt_key") or "prompt"
+    items = 0
+    for item in read_rows(path):
+        items += 1
+        if isinstance(item, RowError):  # verl's reader says so itself
+            continue
+        number, row = item
+        faults = [_label_fault(config, row)]
+        for column in (*_media_columns(config), prompt_key):
+            fetched = _fetched(config, _parts(row, column) if column == prompt_key else row.get(column))
+            faults.append(fetched and (f"{column}: {fetched[0]}", fetched[1]))
+        if fault := next(filter(None, faults), None):
+            yield Problem(f"{key}, {path!r}, line {number}", *fault)
+            return None
+    return items
 
 
 _Fault = tuple[int, str, str]  # number of the row, what is wrong with it, the way out
@@ -117,30 +154,48 @@ def _row_faults(
         for image in images:
             if reason := image_fault(image):
                 yield number, f"{image_key}: {reason}", "Replace the picture or drop the row"
-        contents = [message.get("content") for message in row[prompt_key] or [] if isinstance(message, Mapping)]
-        if fetched := _fetched(config, [content for content in contents if not isinstance(content, str)]):
-            yield number, f"{prompt_key}: {fetched[0]}", fetched[1]
         if fault := prompt_fault(row[prompt_key], prompt_key, {"<image>": (image_key, images)}):
             yield number, *fault
 
 
 def _label_faults(config: DictConfig, file: Any) -> Iterator[_Fault]:
     """Yield the labels of a whole parquet file that the reward manager cannot read."""
-    if select(config, "reward.reward_manager.name") != "r1_reward":
-        return
     leaf = "reward_model.ground_truth"
     column = leaf if any(name.startswith(leaf) for name in _leaves(file, "reward_model")) else "reward_model"
     for number, row in _rows(file, [column]):
-        try:
-            parse_label((row["reward_model"] or {}).get("ground_truth"))
-        except (AttributeError, ValueError) as error:
-            yield number, f"label: {error}", "Write 1 or 2, the better response, into reward_model.ground_truth"
+        if fault := _label_fault(config, row):
+            yield number, *fault
+
+
+def _label_fault(config: DictConfig, row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Say that the reward manager cannot read the label of a row, and the way out; None where it can."""
+    if config_value(config, "reward.reward_manager.name") != "r1_reward":
+        return None
+    try:
+        parse_label((row.get("reward_model") or {}).get("ground_truth"))
+    except (AttributeError, ValueError) as error:
+        return f"label: {error}", "Write 1 or 2, the better response, into reward_model.ground_truth"
+    return None
+
+
+def _parts(row: Mapping[str, Any], prompt_key: str) -> list[Any]:
+    """Return the contents of a row's messages that are parts instead of a text."""
+    messages = [message for message in row.get(prompt_key) or [] if isinstance(message, Mapping)]
+    return [content for message in messages if not isinstance(content := message.get("content"), str)]
+
+
+def _media_columns(config: DictConfig) -> tuple[str, str]:
+    return config_value(config, "data.image_key") or "images", config_value(config, "data.video_key") or "videos"
+
+
+_NO_ADDRESS = ("bytes", "text", "role", "type")
+"""Fields of messages and pictures in which no address is looked up."""
 
 
 def _fetched(config: DictConfig, media: Any) -> tuple[str, str] | None:
     """Say that verl would fetch media from the network, and the way out; None where it would not, or may."""
     address = next(addresses(media), None)
-    if address is None or select(config, "data.allow_remote_media"):
+    if address is None or config_value(config, "data.allow_remote_media"):
         return None
     return (
         f"{address!r} is an address, which verl would fetch",
@@ -148,13 +203,15 @@ def _fetched(config: DictConfig, media: Any) -> tuple[str, str] | None:
     )
 
 
-def _address_faults(config: DictConfig, file: Any) -> Iterator[_Fault]:
+def address_faults(config: DictConfig, file: Any) -> Iterator[_Fault]:
     """Yield the media of a whole parquet file that stand at addresses, without reading encoded pictures."""
-    for key, default in (("data.image_key", "images"), ("data.video_key", "videos")):
-        column = select(config, key) or default
-        leaves = [leaf for leaf in _leaves(file, column) if not leaf.endswith(".bytes")]
+    prompt_key = config_value(config, "data.prompt_key") or "prompt"
+    for column in (*_media_columns(config), prompt_key):
+        leaves = [leaf for leaf in _leaves(file, column) if leaf.rpartition(".")[2] not in _NO_ADDRESS]
+        if column == prompt_key:  # plain texts are read by nobody as an address
+            leaves = [leaf for leaf in leaves if ".content." in leaf]
         for number, row in _rows(file, leaves) if leaves else ():
-            if fault := _fetched(config, row[column]):
+            if fault := _fetched(config, _parts(row, column) if column == prompt_key else row[column]):
                 yield number, f"{column}: {fault[0]}", fault[1]
 
 
@@ -178,7 +235,7 @@ def _path_faults(config: DictConfig, file: Any, image_key: str) -> Iterator[_Fau
             return  # every picture has its bytes
         if nulls != _values(file, embedded):
             paths.append(embedded)
-    own = dataset_class(config) is not None
+    own, cluster = dataset_class(config) is not None, ray_cluster(config)
     known: set[str] = set()
     for number, row in _rows(file, paths, batch_size=64 if embedded in paths else 8192):
         for image in row[image_key] or []:
@@ -187,6 +244,9 @@ def _path_faults(config: DictConfig, file: Any, image_key: str) -> Iterator[_Fau
                 continue
             if source is None:
                 yield number, f"{image_key}: missing: neither bytes nor a path", "Embed the picture or drop the row"
+            elif cluster is not None and not source.removeprefix("file://").startswith("/"):
+                value = f"{image_key}: {source!r} is relative, and on a Ray cluster that is another folder"
+                yield number, value, "Write absolute paths, or embed the bytes"
             elif reason := missing_file(source):
                 yield number, f"{image_key}: {reason}", "Replace the picture or drop the row"
             elif not own and isinstance(image, Mapping) and (embedded is not None or image.get("image") is None):

@@ -19,14 +19,14 @@ from r1reward_verl.plugin.preflight.config import (
     OWN_DATASET,
     OWN_LOSS_CONFIG,
     Problem,
+    config_value,
     container,
     dataset_class,
-    select,
 )
 from r1reward_verl.rewards.settings import RewardSettings
 
 
-def check_options(config: DictConfig) -> Iterator[Problem]:
+def check_settings(config: DictConfig) -> Iterator[Problem]:
     """Names in verl's registries, and our own settings: unknown ones and values out of range."""
     yield from _check_names(config)
     yield from _check_keys(config)
@@ -58,7 +58,7 @@ def check_options(config: DictConfig) -> Iterator[Problem]:
             f"Set it to {OWN_LOSS_CONFIG}",
         )
 
-    template = select(config, "data.prompt_template")
+    template = config_value(config, "data.prompt_template")
     if template is not None:
         try:
             load_template(template)
@@ -74,10 +74,10 @@ def _check_names(config: DictConfig) -> Iterator[Problem]:
         "algorithm.adv_estimator": ADV_ESTIMATOR_REGISTRY,
         "actor_rollout_ref.actor.policy_loss.loss_mode": POLICY_LOSS_REGISTRY,
     }
-    if select(config, "reward.reward_manager.source") == "register":
+    if config_value(config, "reward.reward_manager.source") == "register":
         registries["reward.reward_manager.name"] = REWARD_MANAGER
     for key, registry in registries.items():
-        name = select(config, key)
+        name = config_value(config, key)
         if name not in registry:
             known = ", ".join(sorted(str(getattr(known, "value", known)) for known in registry))
             yield Problem(key, f"{name!r} is not registered in verl", f"Known: {known}")
@@ -94,7 +94,7 @@ _UNLISTED = {
         "filter_prompts",
         "need_tools_kwargs",
     },
-    "reward": {"r1_reward", "reward_kwargs", "timeout"},
+    "reward": {"r1_reward", "pairwise", "reward_kwargs", "timeout"},
 }
 
 
@@ -102,13 +102,13 @@ def _check_keys(config: DictConfig) -> Iterator[Problem]:
     """Keys that nobody reads: Hydra adds them after a `+` without a word, and they would do nothing."""
     foreign = {
         "data": dataset_class(config) not in (OWN_DATASET, None),
-        "reward": select(config, "reward.reward_manager.source") != "register",
+        "reward": config_value(config, "reward.reward_manager.source") != "register",
     }
     for section, unlisted in _UNLISTED.items():
         if foreign.get(section):
             continue  # a class of the user's own may read keys of its own
         known = _verl_keys()[section] | unlisted
-        for key in select(config, section) or {}:
+        for key in config_value(config, section) or {}:
             if str(key) not in known:
                 yield Problem(f"{section}.{key}", "unknown setting", _meant(str(key), known))
 
@@ -133,10 +133,10 @@ def _check_fields(config: DictConfig) -> Iterator[Problem]:
     from verl.utils.config import omega_conf_to_dataclass
 
     sections = ["actor_rollout_ref.model", "actor_rollout_ref.rollout"]
-    if select(config, "reward.reward_model.enable"):
+    if config_value(config, "reward.reward_model.enable"):
         sections.append("reward.reward_model.rollout")
     for name in sections:
-        section = select(config, name)
+        section = config_value(config, name)
         target = section.get("_target_") if section else None
         if target is None:
             continue

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r1reward_verl.engines.chat import ChatClient, Constraint
-from r1reward_verl.engines.wire import check_options
+from r1reward_verl.engines.wire import check_client_options
 from r1reward_verl.judgement import Choice
 from r1reward_verl.rewards.judges.base import JudgeStatus, Opinion
 from r1reward_verl.rewards.judges.prompt import Lines, closing, messages, read_confidence, read_reply
 
-API_KEY = "R1REWARD_JUDGE_API_KEY"
-ALTERNATIVES = 20
+JUDGE_API_KEY = "R1REWARD_JUDGE_API_KEY"
+JUDGE_ALTERNATIVES = 20
 """Log-probabilities asked for beside the chosen token; 20 is what OpenAI's and vLLM's servers allow at most."""
 
 _ONE_DIGIT = Constraint(
@@ -61,7 +61,7 @@ class ModelJudge:
         urls: Sequence[str],
         model: str | None = None,
         *,
-        api_key_env: str = API_KEY,
+        api_key_env: str = JUDGE_API_KEY,
         lines: Lines = 3,
         temperature: float = 0.1,
         confidence: bool = False,
@@ -80,13 +80,13 @@ class ModelJudge:
         if isinstance(cache_size, bool) or not isinstance(cache_size, int) or cache_size < 0:
             raise ValueError(f"judge.cache_size is {cache_size!r}; it must be a number of at least 0")
         key = os.environ.get(api_key_env)
-        if not key and api_key_env != API_KEY:
+        if not key and api_key_env != JUDGE_API_KEY:
             raise ValueError(
                 f"judge.api_key_env is {api_key_env!r}, and that environment variable is not set; set it on every "
                 "node before Ray starts there"
             )
         try:
-            check_options(urls, key, concurrency, timeout, max_wait, retries)
+            check_client_options(urls, key, concurrency, timeout, max_wait, retries)
         except ValueError as error:
             raise ValueError(f"judge: {error}") from None
         self._make_client = functools.partial(
@@ -150,7 +150,7 @@ class ModelJudge:
         # In plain words a model may say "Output: 1".
         body: dict[str, Any] = {"temperature": self.temperature, "max_tokens": 8}
         if self.confidence:
-            body |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
+            body |= {"logprobs": True, "top_logprobs": JUDGE_ALTERNATIVES}
         reply = await self.client.complete(messages(text, choice), self._read, constraint=_ONE_DIGIT, **body)
         if reply.value is None:
             status: JudgeStatus = "failed" if reply.status in ("failed", "refused") else "undecided"

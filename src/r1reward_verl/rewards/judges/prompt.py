@@ -46,10 +46,10 @@ def closing(reasoning: str, lines: Lines = 3) -> str:
     text = (reasoning if lines == "all" else closing_lines(reasoning, lines))[-MAX_CHARACTERS:]
     if not text.isascii():  # a fullwidth "<" is no other, and nothing hides between its letters
         text = "".join(letter for letter in normalize("NFKC", text) if category(letter) != "Cf")
-        text = text[-MAX_CHARACTERS:]  # one character can become eighteen
     kept = (line.strip() for line in text.splitlines())
     joined = "; ".join(line for line in kept if line)
-    return _TAG.sub(lambda tag: f"{tag[0]} ", joined)
+    # Again at the end: one character can become eighteen, and what breaks tags and joins lines adds more.
+    return _TAG.sub(lambda tag: f"{tag[0]} ", joined)[-MAX_CHARACTERS:].lstrip()
 
 
 def messages(closing: str, choice: Choice) -> list[dict[str, str]]:

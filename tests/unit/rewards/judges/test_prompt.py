@@ -93,6 +93,14 @@ def test_an_endless_line_is_cut_at_its_beginning():
     assert text.endswith("So response 1 is better.")
 
 
+@pytest.mark.parametrize("filler", ["<x", "\n1", "[INST]", "\uff1c", "\ufdfa", "e\u0301"])
+def test_nothing_makes_the_text_longer_than_its_limit(filler):
+    text = closing(filler * MAX_CHARACTERS + "\nSo response 1 is better.", "all")
+    assert len(text) <= MAX_CHARACTERS
+    assert text.endswith("So response 1 is better.")
+    assert "<x" not in text
+
+
 def choice(**probabilities: float) -> dict:
     tokens = [{"token": name.strip("_"), "logprob": math.log(value)} for name, value in probabilities.items()]
     return {"logprobs": {"content": [{**tokens[0], "top_logprobs": tokens}]}}

@@ -1,0 +1,51 @@
+"""Models other than the demo's: a Qwen3-VL and a text-only Qwen3, cold-started by verl and evaluated in vLLM.
+
+RL on the Qwen3-VL is in test_group_reward.py.
+"""
+
+import json
+
+import pytest
+from runs import logged_steps
+
+from r1reward_verl.data.files import read_preferences
+from r1reward_verl.judgement import build_prompt
+from r1reward_verl.media import load_image
+from r1reward_verl.toy.demo import Demo
+from r1reward_verl.toy.model import PIXELS
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(params=["qwen3_vl", "qwen3"])
+def demo_of_another(request) -> Demo:
+    return request.getfixturevalue(request.param)
+
+
+def test_it_learns_from_the_cold_start(demo_of_another):
+    steps = logged_steps(demo_of_another.out / "logs" / "sft-000.jsonl")
+    losses = [values["train/loss"] for _, values in sorted(steps.items()) if "train/loss" in values]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_vllm_reads_the_prompts_of_the_training(demo_of_another):
+    """Picture and words of a case are as many tokens as the model's own processor makes of them."""
+    from transformers import AutoProcessor
+
+    folder = demo_of_another.evaluation("sft")
+    assert json.loads((folder / "metrics.json").read_text())["complete"]
+    judgements = [json.loads(line) for line in (folder / "judgements.jsonl").read_text().splitlines()]
+    assert len(judgements) == 4 * 2 * 2  # pairs, orders, one greedy and one sampled
+    assert {one["status"] for one in judgements} == {"ok"}
+    processor = AutoProcessor.from_pretrained(demo_of_another.checkpoint("sft"))
+    pictures = PIXELS[demo_of_another.settings.model] is not None
+    _, case = next(iter(read_preferences(demo_of_another.toy / "test.parquet")))
+    text = build_prompt(case.question, case.response_1, case.response_2)
+    content = [{"type": "image"}, {"type": "text", "text": text}] if pictures else text
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    images = {"images": [load_image({"bytes": case.images[0].data})]} if pictures else {}
+    tokens = len(processor(text=[prompt], **images)["input_ids"][0])
+    order = "chosen-first" if case.label == 1 else "rejected-first"
+    assert {one["prompt_tokens"] for one in judgements if (one["row"], one["order"]) == (1, order)} == {tokens}
