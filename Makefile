@@ -34,7 +34,8 @@ $(READY): requirements/cpu.txt setup.cfg pyproject.toml
 demo: setup  ## run everything on a toy world: cold start, StableReinforce, evaluation, report (JUDGE=pool, MODEL=qwen3-vl)
 	$(BIN)/r1reward demo --install-seconds `cat $(READY)` $(if $(MODEL),--model $(MODEL)) $(if $(JUDGE),--judge $(JUDGE)) $(DEMO)
 
-demo-policy: setup  ## after make demo: train a tiny policy with the demo's reward models as its only rewards, and report
+demo-policy: setup  ## run a demo of the level single, train a tiny policy with its reward models as only rewards, and report
+	$(BIN)/r1reward demo --level single --out outputs/demo-single
 	$(BIN)/r1reward demo-policy $(DEMO)
 
 lint: setup  ## check style, types and which module imports which
@@ -51,7 +52,7 @@ coverage: setup  ## run the unit tests and print the lines that no test runs (sl
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(TESTS)
 
 test: lint unit  ## run lint and all tests, the end-to-end ones included
-	$(BIN)/python -m pytest tests --ignore tests/unit
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests --ignore tests/unit
 
 bench: setup  ## measure beside the peer; tables to the screen, figures to benchmarks/results
 	@missed=0; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python $$file || missed=1; done; exit $$missed

@@ -1,12 +1,14 @@
 """Models other than the demo's: a Qwen3-VL and a text-only Qwen3, cold-started by verl and evaluated in vLLM.
 
-RL on the Qwen3-VL is in test_group_reward.py.
+RL on the Qwen3-VL is in test_group_reward.py; on the Qwen3 it is here, in two ranks with a vLLM each.
 """
 
 import json
+import re
 
 import pytest
-from runs import logged_steps
+from runs import Training, logged_steps
+from safetensors.torch import load_file
 
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.judgement import build_prompt
@@ -49,3 +51,31 @@ def test_vllm_reads_the_prompts_of_the_training(demo_of_another):
     tokens = len(processor(text=[prompt], **images)["input_ids"][0])
     order = "chosen-first" if case.label == 1 else "rejected-first"
     assert {one["prompt_tokens"] for one in judgements if (one["row"], one["order"]) == (1, order)} == {tokens}
+
+
+def test_rl_on_texts_in_two_ranks(qwen3, tmp_path):
+    """Each rank trains half of the weights and of the rollouts, and brings its own vLLM up to date."""
+    training = Training(
+        qwen3.out,
+        tmp_path / "ranks",
+        f"actor_rollout_ref.model.path={qwen3.checkpoint('sft')}",
+        "trainer.n_gpus_per_node=2",
+        "reward.r1_reward.lenient=last_digit",  # after so few steps hardly a judgement has its form
+        *("trainer.total_training_steps=2", "trainer.save_freq=2", "trainer.test_freq=-1"),
+        "trainer.val_before_train=false",
+    )
+    assert training.run() == 0, training.log[-3000:]
+    replicas = set(re.findall(r"\((vLLMHttpServer pid=\d+)\)", training.log))
+    assert len(replicas) == 2, replicas
+    for step in (1, 2):
+        assert len(training.rollouts(step)) == 32
+        # In step 2 both have what the ranks learned in step 1.
+        assert training.metrics[step]["training/rollout_probs_diff_max"] < 0.01
+        assert training.metrics[step]["actor/grad_norm"] > 0
+    saved = training.out / "checkpoints" / "global_step_2" / "actor"
+    assert len(list(saved.glob("model_world_size_2_rank_*.pt"))) == 2
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (qwen3.checkpoint("sft"), saved / "huggingface")
+    )
+    assert before.keys() == after.keys()
+    assert max((before[name] - after[name]).abs().max() for name in before) > 1e-5

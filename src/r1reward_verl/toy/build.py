@@ -21,7 +21,7 @@ import msgspec
 
 from r1reward_verl.data.export import rl_row, rl_schema
 from r1reward_verl.data.preference import SCHEMA, to_row
-from r1reward_verl.judgement import PROMPT, Choice, build_prompt
+from r1reward_verl.judgement import FIELDS, PROMPT, Choice, prompt_parts
 from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import locked, replaced_folder, write_json
 from r1reward_verl.toy import world
@@ -127,9 +127,11 @@ def _write_world(folder: Path, sizes: Sizes, seed: int, template: str, model: Mo
     write_table(folder / "val.parquet", rows, rl_schema(inline=True))
     faults: tuple[world.JudgementFault, ...] = ("none", "hurried", "wrong")
     corpus = [world.judgement(pair, label, fault) for pair, label in pool for fault in faults]
-    shown = (world.preference(*pair, media) for pair in pool)
-    corpus += [build_prompt(one.question, one.response_1, one.response_2, template=template) for one in shown]
-    save_model(folder / "model", [*corpus, "user\n", "assistant\n"], seed, model)
+    for pair, label in pool:
+        corpus += [pair.described if media == "text" else pair.question, *pair.responses(label)]
+    # As words the template would be two thirds of every sequence, and of the time of every step.
+    fixed = [text for field, text in prompt_parts(*FIELDS, template) if field is None]
+    save_model(folder / "model", [*corpus, "user\n", "assistant\n"], seed, model, fixed)
 
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema | None = None) -> None:

@@ -31,14 +31,18 @@ from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import locked, write_json
 from r1reward_verl.toy.build import Sizes, build
 from r1reward_verl.toy.model import PIXELS, ModelName
-from r1reward_verl.toy.stages import CLI, ONE_PROCESS, DemoError, Stages, checkpoint_of, logged, process_of
+from r1reward_verl.toy.stages import CLI, TWO_RANKS, DemoError, Stages, checkpoint_of, logged, process_of
 from r1reward_verl.toy.teacher import MODEL
 from r1reward_verl.toy.world import Level
 
 SFT_BATCH = 32
+SFT_EPOCHS = 2
 RL_BATCH = 128
-PROMPT_TOKENS = 256
-RESPONSE_TOKENS = 64
+# Shares of the preferences, a little less, that the teacher solves, and that are hard for it: half of the questions
+# are those that it hurries over on the one level, a quarter on the other.
+_SHARES: dict[Level, tuple[float, float]] = {"single": (0.8, 0.24), "scenes": (0.88, 0.17)}
+PROMPT_TOKENS = 128
+RESPONSE_TOKENS = 96
 
 
 class DemoSettings(Settings, frozen=True, kw_only=True):
@@ -47,9 +51,9 @@ class DemoSettings(Settings, frozen=True, kw_only=True):
     model: Annotated[ModelName, setting("The tiny model that is trained; qwen3 reads texts only.")] = "qwen2.5-vl"
     level: Annotated[
         Level, setting("What pictures show: one thing, or scenes of four with questions about number and place too.")
-    ] = "single"
+    ] = "scenes"
     seed: Annotated[int, setting("Seed of the toy world and of the model's initial weights.")] = 0
-    sft_steps: Annotated[int, setting("Optimizer steps of the cold start, at 32 judgements a step.", ge=1)] = 520
+    sft_steps: Annotated[int, setting("Optimizer steps of the cold start, at 32 judgements a step.", ge=1)] = 800
     rl_steps: Annotated[int, setting("Steps of StableReinforce, at 128 rollouts a step.", ge=1)] = 15
     val_pairs: Annotated[int, setting("Held-out pairs of the curves, judged in both orders.", ge=1)] = 100
     val_every: Annotated[int, setting("RL steps between two validations and checkpoints.", ge=1)] = 3
@@ -61,10 +65,15 @@ class DemoSettings(Settings, frozen=True, kw_only=True):
     ] = "rules"
 
     @property
+    def sft_rows(self) -> int:
+        """Number of judgements of the cold start, each of which is learned from `SFT_EPOCHS` times."""
+        return math.ceil(self.sft_steps / SFT_EPOCHS) * SFT_BATCH
+
+    @property
     def sizes(self) -> Sizes:
         """Counts of the toy world that these settings use up."""
-        # The teacher solves about 0.84 of the preferences, and 0.26 are hard for it.
-        preferences = max(self.sft_steps * SFT_BATCH / 0.8, self.rl_steps * RL_BATCH / 0.24)
+        solved, hard = _SHARES[self.level]
+        preferences = max(self.sft_rows / solved, self.rl_steps * RL_BATCH / hard)
         return Sizes(preferences=4 * math.ceil(preferences / 4), val_pairs=self.val_pairs, test_pairs=self.test_pairs)
 
 
@@ -137,7 +146,7 @@ class Demo(Stages):
 
     def _select(self) -> None:
         settings = self.settings
-        sizes = ["--sft-size", str(settings.sft_steps * SFT_BATCH), "--rl-size", str(settings.rl_steps * RL_BATCH)]
+        sizes = ["--sft-size", str(settings.sft_rows), "--rl-size", str(settings.rl_steps * RL_BATCH)]
         self.command("select", ["data", "select", str(self.annotated), str(self.selected), *sizes])
 
     def _sft(self) -> None:
@@ -145,11 +154,16 @@ class Demo(Stages):
         self.train(
             "sft",
             [
+                *TWO_RANKS,
                 "verl.trainer.sft_trainer",
                 "+recipe=cold_start",
                 "+sft_hardware=cpu",
                 f"data.train_files={self.selected / 'sft.parquet'}",
                 f"data.train_batch_size={SFT_BATCH}",
+                f"data.micro_batch_size_per_gpu={SFT_BATCH // 2}",
+                "trainer.n_gpus_per_node=2",
+                f"trainer.total_epochs={SFT_EPOCHS}",
+                f"trainer.total_training_steps={steps}",
                 f"data.max_length={PROMPT_TOKENS + RESPONSE_TOKENS}",
                 *picture_bounds(self.settings.model),
                 f"model.path={self.toy / 'model'}",
@@ -161,7 +175,7 @@ class Demo(Stages):
             ],
             steps,
             self.checkpoint("sft"),
-            **ONE_PROCESS,
+            OMP_NUM_THREADS="1",
         )
 
     def _rl(self) -> None:

@@ -226,9 +226,8 @@ def judge_processor(seed: int) -> Any:
 
     examples = [*islice(draw_examples(seed, "train"), 3000)]
     corpus = [message["content"] for example in examples for message in example.messages]
-    processor = build_processor([*corpus, *["system\n", "user\n", "assistant\n"] * len(examples)], VOCABULARY)
-    fixed = [*_around_reasoning(1), *_around_reasoning(2), " 1", " 2"]
-    processor.tokenizer.add_tokens(list(dict.fromkeys(fixed)))
+    corpus += ["system\n", "user\n", "assistant\n"] * len(examples)
+    processor = build_processor(corpus, VOCABULARY, fixed=[*_around_reasoning(1), *_around_reasoning(2), " 1", " 2"])
     with tempfile.TemporaryDirectory() as folder:
         # A loaded tokenizer splits text as Qwen's does, whatever it was trained with.
         processor.save_pretrained(folder)

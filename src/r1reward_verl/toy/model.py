@@ -6,7 +6,7 @@ as they load Qwen2.5-VL-7B, Qwen3-VL-8B and the text-only Qwen3-8B. Nothing is d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,13 +43,16 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_processor(corpus: Iterable[str], vocabulary: int = 640, name: ModelName = "qwen2.5-vl") -> Any:
+def build_processor(
+    corpus: Iterable[str], vocabulary: int = 640, name: ModelName = "qwen2.5-vl", fixed: Collection[str] = ()
+) -> Any:
     """Train a byte-level BPE on `corpus` and wrap it in the real processor of a model.
 
     Args:
         corpus: Texts the model will read and write.
-        vocabulary: Size of the vocabulary, special tokens included.
+        vocabulary: Size of the vocabulary, special tokens included and `fixed` not.
         name: Which model.
+        fixed: Texts that become one token each.
 
     Returns:
         A `Qwen2_5_VLProcessor` or `Qwen3VLProcessor` for pictures of the toy world's size; the tokenizer itself for a
@@ -77,6 +80,7 @@ def build_processor(corpus: Iterable[str], vocabulary: int = 640, name: ModelNam
         unk_token=None,
         additional_special_tokens=list(SPECIAL_TOKENS),
     )
+    tokenizer.add_tokens(list(dict.fromkeys(fixed)))
     pixels = PIXELS[name]
     if pixels is None:
         tokenizer.chat_template = CHAT_TEMPLATE
@@ -184,8 +188,10 @@ _VISION: dict[ModelName, dict[str, Any]] = {
 }
 
 
-def save_model(out: Path, corpus: Iterable[str], seed: int, name: ModelName = "qwen2.5-vl") -> None:
-    """Build the processor and the model and save them at `out` in Hugging Face form."""
-    processor = build_processor(corpus, name=name)
+def save_model(
+    out: Path, corpus: Iterable[str], seed: int, name: ModelName = "qwen2.5-vl", fixed: Collection[str] = ()
+) -> None:
+    """Build the processor (see `build_processor`) and the model, and save them at `out` in Hugging Face form."""
+    processor = build_processor(corpus, name=name, fixed=fixed)
     build_model(processor, seed, name).save_pretrained(out)
     processor.save_pretrained(out)

@@ -6,7 +6,7 @@
     grpo-sft  the same with the reward model as it was before RL
     report    how right the answers became, which no reward ever saw
 
-It needs the folder of a finished `r1reward demo`.
+It needs the folder of a finished `r1reward demo --level single`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PolicyDemo(Stages):
         settings: What to do.
 
     Raises:
-        DemoError: `demo` is not finished or has no pictures, or `out` holds a demo with other settings.
+        DemoError: `demo` is not finished, shows scenes or has no pictures, or `out` holds a demo with other settings.
     """
 
     def __init__(self, demo: str | os.PathLike[str], out: str | os.PathLike[str], settings: PolicyDemoSettings) -> None:
@@ -68,11 +68,15 @@ class PolicyDemo(Stages):
         summary = self.demo / "summary.json"
         if not summary.is_file():
             raise DemoError(
-                f"{self.demo} holds no finished demo: run `r1reward demo --out {self.demo}` (make demo) first"
+                f"{self.demo} holds no finished demo: run `r1reward demo --level single --out {self.demo}` first"
             )
         done = json.loads(summary.read_text())["settings"]
         self.model = done.get("model", "qwen2.5-vl")  # the only one before there was a choice
-        self.level = done.get("level", "single")
+        if (level := done.get("level", "single")) != "single":
+            raise DemoError(
+                f"{self.demo} was run with --level {level}, and a policy that answers without reasoning does not learn "
+                "scenes in minutes. Run `r1reward demo --level single --out outputs/demo-single`, for --demo"
+            )
         if PIXELS[self.model] is None:
             raise DemoError(f"{self.demo} was run with --model {self.model}, and this demo asks about pictures")
         self.reward_models = {
@@ -104,7 +108,7 @@ class PolicyDemo(Stages):
             ("train", settings.grpo_steps * PROMPTS, "policy-train"),
             ("val", settings.questions, "policy-val"),
         ):
-            pairs = world.draw_pairs(count, settings.seed, split, self.level)
+            pairs = world.draw_pairs(count, settings.seed, split)
             rows = (
                 policy.sft_rows(pairs, settings.seed)
                 if name == "sft"

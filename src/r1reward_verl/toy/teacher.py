@@ -1,9 +1,8 @@
 """The toy world's teacher behind a real endpoint, as a hosted model would be: `r1reward toy teacher`.
 
 It reads question and responses from the prompt, looks at the picture (or reads the description that stands in the
-question instead), and replies with a judgement. It errs as a
-hurried annotator does: of questions about shapes and numbers it answers most with "1" after a glance, and sometimes it
-takes the wrong colour. Asked again, it may do better.
+question instead), and replies with a judgement. It errs as a hurried annotator does: most questions about shapes it
+answers with "1" after a glance, and others it sometimes decides for the wrong response. Asked again, it may do better.
 """
 
 from __future__ import annotations
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 MODEL = "toy-teacher"
+HURRIED: QuestionKind = "shape"
+"""The kind of question that the teacher answers without a look."""
 
 _QUESTIONS: dict[QuestionKind, re.Pattern[str]] = {
     "colour": re.compile(r"Which colour is (?:it|the (\w+))\?"),
@@ -39,7 +40,7 @@ _QUESTIONS: dict[QuestionKind, re.Pattern[str]] = {
     "beside": re.compile(r"Which colour is beside the (\w+)\?"),
 }
 _SCENE = re.compile(r"There is (.*) in picture")
-_THING = re.compile(r"a (\w+) (\w+)")
+_THING = re.compile(r"\ba (\w+) (\w+)")
 _RESPONSE = re.compile(r"^It is (\w+)\.$", re.MULTILINE)
 
 
@@ -47,7 +48,8 @@ class Faults(Settings, frozen=True, kw_only=True):
     """How often the teacher errs, as shares of its judgements."""
 
     hurried: Annotated[
-        float, setting('Share of questions about shapes and numbers that are answered "1" without a look.', ge=0, le=1)
+        float,
+        setting('Share of questions about shapes that are answered "1" without a look.', ge=0, le=1),
     ] = 0.85
     slip: Annotated[float, setting("Share of other questions that are decided for the wrong response.", ge=0, le=1)] = (
         0.1
@@ -151,7 +153,7 @@ class Teacher:
         return world.judgement(replace(pair, wrong=responses[2 - label]), label, self._fault(kind, draw))
 
     def _fault(self, kind: QuestionKind, draw: float) -> JudgementFault:
-        if kind in ("shape", "number"):
+        if kind == HURRIED:
             return "hurried" if draw < self.faults.hurried else "none"
         return "wrong" if draw < self.faults.slip else "none"
 

@@ -108,7 +108,26 @@ class ToyPair:
     @property
     def seen(self) -> str:
         """What the picture shows, in words."""
-        return ", ".join(f"a {colour} {shape}" for colour, shape in self.things)
+        words = [f"a {colour} {shape}" for colour, shape in self.things]
+        return " above ".join(" beside ".join(words[row : row + 2]) for row in range(0, len(words), 2))
+
+    @property
+    def found(self) -> str:
+        """What an answer to the question finds in the scene, in words; "" where one thing is all there is."""
+        if not self.others:
+            return ""
+        if self.kind == "number":
+            same = [thing for thing in self.things if thing[1] == self.shape]
+            counted = (f"{colour} {shape} {NUMBERS[count]}" for count, (colour, shape) in enumerate(same, 1))
+            return f"Counted: {', '.join(counted)}."
+        if self.kind == "beside":
+            colour, shape = self.things[self.place ^ 1]
+            return f"Beside the {self.shape} is a {colour} {shape}."
+        return (
+            f"The {self.shape} is {self.colour}."
+            if self.kind == "colour"
+            else f"What is {self.colour} is a {self.shape}."
+        )
 
     @property
     def described(self) -> str:
@@ -232,9 +251,11 @@ def judgement(pair: ToyPair, label: int, fault: JudgementFault = "none") -> str:
         return "<think>The responses look much alike at a glance.</think><answer>1</answer>"
     values = (pair.right, pair.wrong) if label == 1 else (pair.wrong, pair.right)
     answer = label if fault == "none" else 3 - label
-    return (
-        f"<think>The picture shows {pair.seen}.\n"
-        f"The responses say {values[0]} 1 and {values[1]} 2.\n"
-        f"The right answer is {pair.right} {label}.\n"
-        f"So response {answer} is better.</think><answer>{answer}</answer>"
-    )
+    lines = [f"The picture shows {pair.seen}."]
+    if pair.found:
+        lines.append(pair.found)
+    lines.append(f"The responses say {values[0]} 1 and {values[1]} 2.")
+    lines.append(f"The right answer is {pair.right} {label}.")
+    lines.append(f"So response {answer} is better.")
+    reasoning = "\n".join(lines)
+    return f"<think>{reasoning}</think><answer>{answer}</answer>"

@@ -5,20 +5,24 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
-from transformers import AutoProcessor
+from transformers import AutoProcessor, AutoTokenizer
 
 from r1reward_verl.cli import main
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.data.preference import SCHEMA
-from r1reward_verl.judgement import PROMPT, build_prompt
+from r1reward_verl.judgement import PROMPT, build_prompt, prompt_parts
+from r1reward_verl.media import load_image
 from r1reward_verl.plugin.preflight.data import check_data
 from r1reward_verl.toy import world
 from r1reward_verl.toy.build import Sizes, build
+from r1reward_verl.toy.demo import PROMPT_TOKENS, RESPONSE_TOKENS
 from r1reward_verl.toy.judge import JudgeNotLearned
+from r1reward_verl.toy.model import ModelName
 
 FILES = ("preferences", "test")
 """Files of preferences."""
@@ -90,6 +94,33 @@ class TestContent:
         info = rows(folder, "val")[0]["extra_info"]
         text = f"<image>{info['question']}|{info['response_1']}|{info['response_2']}"
         assert rows(folder, "val")[0]["prompt"][0]["content"] == text
+
+
+@pytest.mark.parametrize("model", get_args(ModelName))
+@pytest.mark.parametrize("level", get_args(world.Level))
+def test_prompts_and_judgements_fit_the_demo(model: ModelName, level: world.Level, tmp_path: Path):
+    sizes = Sizes(preferences=400, val_pairs=2, test_pairs=60)
+    folder = build(tmp_path / "world", sizes, model=model, level=level)
+    processor = AutoProcessor.from_pretrained(folder / "model")
+    for _, one in read_preferences(folder / "test.parquet"):
+        text = build_prompt(one.question, one.response_1, one.response_2)
+        content = [{"type": "image"}, {"type": "text", "text": text}] if one.images else text
+        chat = [{"role": "user", "content": content}]
+        prompt = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        images = {"images": [load_image({"bytes": one.images[0].data})]} if one.images else {}
+        assert len(processor(text=[prompt], **images)["input_ids"][0]) <= PROMPT_TOKENS
+    tokenizer = getattr(processor, "tokenizer", processor)
+    lengths = [len(tokenizer(world.judgement(pair, 2)).input_ids) for pair in world.draw_pairs(200, 1, "length", level)]
+    assert max(lengths) < RESPONSE_TOKENS, "one token is the end of the turn"
+
+
+def test_the_template_is_a_few_tokens(toy: Path):
+    """Each of its fixed parts is one, and gives its text back."""
+    tokenizer = AutoTokenizer.from_pretrained(toy / "model")
+    parts = prompt_parts("Which colour is it?", "It is red.", "It is blue.")
+    assert [len(tokenizer(text).input_ids) for field, text in parts if field is None] == [1, 1, 1, 1]
+    text = "".join(text for _, text in parts)
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
 class TestTextOnly:

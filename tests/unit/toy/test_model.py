@@ -129,15 +129,6 @@ def test_tokens_give_the_text_back(folder: Path, model):
         assert tokenizer(token).input_ids[0] in tokenizer.all_special_ids
 
 
-def test_a_prompt_and_a_judgement_fit_the_demo(inputs, folder: Path):
-    from r1reward_verl.toy.demo import PROMPT_TOKENS, RESPONSE_TOKENS
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert inputs["input_ids"].shape[1] <= PROMPT_TOKENS
-    lengths = [len(tokenizer(world.judgement(pair, 2)).input_ids) for pair in world.draw_pairs(50, 1, "length")]
-    assert max(lengths) < RESPONSE_TOKENS, "one token is the end of the turn"
-
-
 def test_weights_follow_the_seed(processor, name):
     first, again, other = (build_model(processor, seed, name).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)

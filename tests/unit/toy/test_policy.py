@@ -88,3 +88,11 @@ def test_a_demo_in_words_has_no_reward_model_for_pictures(tmp_path):
     (tmp_path / "demo" / "summary.json").write_text(json.dumps({"settings": settings}))
     with pytest.raises(DemoError, match="--model qwen3, and this demo asks about pictures"):
         PolicyDemo(tmp_path / "demo", tmp_path / "out", PolicyDemoSettings())
+
+
+def test_a_demo_of_scenes_is_too_hard_for_the_policy(tmp_path):
+    (tmp_path / "demo").mkdir()
+    settings = {"level": "scenes", "sft_steps": 1, "rl_steps": 1}
+    (tmp_path / "demo" / "summary.json").write_text(json.dumps({"settings": settings}))
+    with pytest.raises(DemoError, match="Run `r1reward demo --level single"):
+        PolicyDemo(tmp_path / "demo", tmp_path / "out", PolicyDemoSettings())

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 from collections import Counter
 from typing import get_args
 
@@ -14,6 +15,7 @@ from r1reward_verl.rewards.judges.rules import RulesJudge
 from r1reward_verl.toy.world import (
     COLOUR_VALUES,
     FRAMES,
+    NUMBERS,
     SHAPES,
     SIZE,
     UNSEEN,
@@ -148,6 +150,18 @@ def test_a_judgement_has_the_fault_it_is_asked_to_have(label: int, fault: str, a
         assert conclusion(verdict.think) == said.get(concludes, concludes)
         consistent = asyncio.run(RulesJudge().judge(verdict.think, verdict.choice)).consistency == 1
         assert consistent == (fault != "hurried")
+
+
+def test_a_judgement_of_a_scene_says_what_it_found():
+    """The words that the right answer follows from stand in it: of a count, each thing with its number."""
+    for pair in SCENES:
+        line = judgement(pair, 1).split("\n")[1]
+        assert line == pair.found
+        assert re.findall(r"\w+", line)[-1] == (pair.things[pair.place ^ 1][1] if pair.kind == "beside" else pair.right)
+        assert re.search(rf"\b{pair.right}\b", line)
+        if pair.kind == "number":
+            assert line.count(pair.shape) == NUMBERS.index(pair.right)
+    assert all(pair.found == "" for pair in PAIRS)
 
 
 @pytest.mark.parametrize("label", [1, 2])
