@@ -84,7 +84,7 @@ def tiny_judge(once) -> Path:
 
 def another_model(out: Path, model: ModelName) -> Demo:
     return Demo(
-        out, DemoSettings(model=model, level="single", sft_steps=COLD_START, rl_steps=1, test_pairs=4, samples=1), None
+        out, DemoSettings(model=model, sft_steps=COLD_START, rl_steps=1, test_pairs=4, samples=1), None
     )
 
 

@@ -21,7 +21,6 @@ def first_log(out: Path) -> Path:
 
 
 SETTINGS = {
-    "level": "single",
     "sft-steps": 60,  # enough for well-formed judgements, so that rewards differ
     "rl-steps": 3,
     "val-pairs": 2,

@@ -129,8 +129,8 @@ def _write_world(folder: Path, sizes: Sizes, seed: int, template: str, model: Mo
     corpus = [world.judgement(pair, label, fault) for pair, label in pool for fault in faults]
     for pair, label in pool:
         corpus += [pair.described if media == "text" else pair.question, *pair.responses(label)]
-    # As words the template would be two thirds of every sequence, and of the time of every step.
-    fixed = [text for field, text in prompt_parts(*FIELDS, template) if field is None]
+    # As words these would be three quarters of every sequence, and of the time of every step.
+    fixed = [*(text for field, text in prompt_parts(*FIELDS, template) if field is None), *world.PHRASES]
     save_model(folder / "model", [*corpus, "user\n", "assistant\n"], seed, model, fixed)
 
 

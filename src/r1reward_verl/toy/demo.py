@@ -31,7 +31,7 @@ from r1reward_verl.settings import Settings, setting
 from r1reward_verl.storage import locked, write_json
 from r1reward_verl.toy.build import Sizes, build
 from r1reward_verl.toy.model import PIXELS, ModelName
-from r1reward_verl.toy.stages import CLI, TWO_RANKS, DemoError, Stages, checkpoint_of, logged, process_of
+from r1reward_verl.toy.stages import CLI, ONE_PROCESS, DemoError, Stages, checkpoint_of, logged, process_of
 from r1reward_verl.toy.teacher import MODEL
 from r1reward_verl.toy.world import Level
 
@@ -51,9 +51,9 @@ class DemoSettings(Settings, frozen=True, kw_only=True):
     model: Annotated[ModelName, setting("The tiny model that is trained; qwen3 reads texts only.")] = "qwen2.5-vl"
     level: Annotated[
         Level, setting("What pictures show: one thing, or scenes of four with questions about number and place too.")
-    ] = "scenes"
+    ] = "single"
     seed: Annotated[int, setting("Seed of the toy world and of the model's initial weights.")] = 0
-    sft_steps: Annotated[int, setting("Optimizer steps of the cold start, at 32 judgements a step.", ge=1)] = 800
+    sft_steps: Annotated[int, setting("Optimizer steps of the cold start, at 32 judgements a step.", ge=1)] = 400
     rl_steps: Annotated[int, setting("Steps of StableReinforce, at 128 rollouts a step.", ge=1)] = 15
     val_pairs: Annotated[int, setting("Held-out pairs of the curves, judged in both orders.", ge=1)] = 100
     val_every: Annotated[int, setting("RL steps between two validations and checkpoints.", ge=1)] = 3
@@ -154,14 +154,11 @@ class Demo(Stages):
         self.train(
             "sft",
             [
-                *TWO_RANKS,
                 "verl.trainer.sft_trainer",
                 "+recipe=cold_start",
                 "+sft_hardware=cpu",
                 f"data.train_files={self.selected / 'sft.parquet'}",
                 f"data.train_batch_size={SFT_BATCH}",
-                f"data.micro_batch_size_per_gpu={SFT_BATCH // 2}",
-                "trainer.n_gpus_per_node=2",
                 f"trainer.total_epochs={SFT_EPOCHS}",
                 f"trainer.total_training_steps={steps}",
                 f"data.max_length={PROMPT_TOKENS + RESPONSE_TOKENS}",
@@ -175,7 +172,7 @@ class Demo(Stages):
             ],
             steps,
             self.checkpoint("sft"),
-            OMP_NUM_THREADS="1",
+            **ONE_PROCESS,
         )
 
     def _rl(self) -> None:

@@ -6,7 +6,7 @@
     grpo-sft  the same with the reward model as it was before RL
     report    how right the answers became, which no reward ever saw
 
-It needs the folder of a finished `r1reward demo --level single`.
+It needs the folder of a finished `r1reward demo` of the level single.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class PolicyDemo(Stages):
         summary = self.demo / "summary.json"
         if not summary.is_file():
             raise DemoError(
-                f"{self.demo} holds no finished demo: run `r1reward demo --level single --out {self.demo}` first"
+                f"{self.demo} holds no finished demo: run `r1reward demo --out {self.demo}` (make demo) first"
             )
         done = json.loads(summary.read_text())["settings"]
         self.model = done.get("model", "qwen2.5-vl")  # the only one before there was a choice
         if (level := done.get("level", "single")) != "single":
             raise DemoError(
                 f"{self.demo} was run with --level {level}, and a policy that answers without reasoning does not learn "
-                "scenes in minutes. Run `r1reward demo --level single --out outputs/demo-single`, for --demo"
+                "such scenes in minutes: name a demo of the level single"
             )
         if PIXELS[self.model] is None:
             raise DemoError(f"{self.demo} was run with --model {self.model}, and this demo asks about pictures")

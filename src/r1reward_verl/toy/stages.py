@@ -27,9 +27,6 @@ TAIL = 30
 CLI = (sys.executable, "-m", "r1reward_verl.cli")
 # What torchrun would set for one process, without a second process that imports torch first.
 ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-# In front of a module: two processes of it that split each batch. Their steps take one thread each, and a second thread
-# of one process gains nothing.
-TWO_RANKS = ("torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2", "-m")
 _PR_SET_PDEATHSIG = 1
 # Loaded here: a child between fork and exec must not load libraries.
 _LIBC = ctypes.CDLL(None)

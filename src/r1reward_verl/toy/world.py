@@ -42,6 +42,15 @@ _KINDS: dict[Level, tuple[QuestionKind, ...]] = {
     "single": ("colour", "shape"),
     "scenes": ("colour", "shape", "number", "beside"),
 }
+PHRASES = (
+    "<think>The picture shows",
+    "The responses say",
+    "The right answer is",
+    "So response",
+    " is better.</think><answer>",
+    "</answer>",
+)
+"""What every whole judgement is made of besides its words and numbers."""
 JudgementFault = Literal["none", "hurried", "wrong"]
 ToyMedia = Literal["picture", "pictures", "video", "text"]
 """What a preference shows: its picture; two of the same kind; a video, in which the shape moves; words alone."""

@@ -48,7 +48,7 @@ FREE = {
     "actor_rollout_ref.ref.fsdp_config.mixed_precision",
 }
 ROLLOUTS = ("actor_rollout_ref.rollout.", "reward.reward_model.rollout.")
-SFT_FREE = {"model.override_config", "engine.mixed_precision"}
+SFT_FREE = {"model.override_config", "engine.mixed_precision", "optim.override_optimizer_config"}
 
 
 def combined(recipe: str, hardware: str | None, judge: str) -> DictConfig:

@@ -94,5 +94,5 @@ def test_a_demo_of_scenes_is_too_hard_for_the_policy(tmp_path):
     (tmp_path / "demo").mkdir()
     settings = {"level": "scenes", "sft_steps": 1, "rl_steps": 1}
     (tmp_path / "demo" / "summary.json").write_text(json.dumps({"settings": settings}))
-    with pytest.raises(DemoError, match="Run `r1reward demo --level single"):
+    with pytest.raises(DemoError, match="name a demo of the level single"):
         PolicyDemo(tmp_path / "demo", tmp_path / "out", PolicyDemoSettings())
