@@ -83,9 +83,7 @@ def tiny_judge(once) -> Path:
 
 
 def another_model(out: Path, model: ModelName) -> Demo:
-    return Demo(
-        out, DemoSettings(model=model, sft_steps=COLD_START, rl_steps=1, test_pairs=4, samples=1), None
-    )
+    return Demo(out, DemoSettings(model=model, sft_steps=COLD_START, rl_steps=1, test_pairs=4, samples=1), None)
 
 
 def cold_start(demo: Demo) -> None:
