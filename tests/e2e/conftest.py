@@ -16,8 +16,8 @@ from r1reward_verl.toy.build import Sizes, build
 from r1reward_verl.toy.demo import Demo, DemoSettings
 from r1reward_verl.toy.model import ModelName
 
-COLD_START = 8
-"""Steps after which the loss has fallen; judgements are hardly well-formed then."""
+COLD_START = 20
+"""Steps after which the loss has fallen, and tokens that vLLM never samples have next to no probability."""
 
 
 def pytest_collection_modifyitems(items):

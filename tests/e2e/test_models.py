@@ -5,10 +5,12 @@ RL on the Qwen3-VL is in test_group_reward.py; on the Qwen3 it is here, in two r
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from runs import Training, logged_steps
-from safetensors.torch import load_file
+from transformers import Qwen3ForCausalLM
 
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.judgement import build_prompt
@@ -59,23 +61,27 @@ def test_rl_on_texts_in_two_ranks(qwen3, tmp_path):
         qwen3.out,
         tmp_path / "ranks",
         f"actor_rollout_ref.model.path={qwen3.checkpoint('sft')}",
+        "actor_rollout_ref.actor.optim.lr=5e-3",
         "trainer.n_gpus_per_node=2",
         "reward.r1_reward.lenient=last_digit",  # after so few steps hardly a judgement has its form
-        *("trainer.total_training_steps=2", "trainer.save_freq=2", "trainer.test_freq=-1"),
+        *("trainer.total_training_steps=2", "trainer.save_freq=1", "trainer.test_freq=-1"),
         "trainer.val_before_train=false",
     )
     assert training.run() == 0, training.log[-3000:]
     replicas = set(re.findall(r"\((vLLMHttpServer pid=\d+)\)", training.log))
     assert len(replicas) == 2, replicas
+    saved = training.out / "checkpoints" / "global_step_1" / "actor"
+    assert len(list(saved.glob("model_world_size_2_rank_*.pt"))) == 2
+    moved = (probabilities(saved / "huggingface") - probabilities(qwen3.checkpoint("sft"))).abs().max().item()
+    assert moved > 0.2
     for step in (1, 2):
         assert len(training.rollouts(step)) == 32
-        # In step 2 both have what the ranks learned in step 1.
-        assert training.metrics[step]["training/rollout_probs_diff_max"] < 0.01
         assert training.metrics[step]["actor/grad_norm"] > 0
-    saved = training.out / "checkpoints" / "global_step_2" / "actor"
-    assert len(list(saved.glob("model_world_size_2_rank_*.pt"))) == 2
-    before, after = (
-        load_file(folder / "model.safetensors") for folder in (qwen3.checkpoint("sft"), saved / "huggingface")
-    )
-    assert before.keys() == after.keys()
-    assert max((before[name] - after[name]).abs().max() for name in before) > 1e-5
+        # vLLM leaves out the rows of the vocabulary behind the tokenizer's, to which such a model still gives up to 3%.
+        assert training.metrics[step]["training/rollout_probs_diff_max"] < 0.04
+
+
+def probabilities(folder: Path) -> torch.Tensor:
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(input_ids=torch.arange(20, 60)[None]).logits.softmax(-1)
