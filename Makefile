@@ -51,7 +51,7 @@ coverage: setup  ## run the unit tests and print the lines that no test runs (sl
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(TESTS)
 
 test: lint unit  ## run lint and all tests, the end-to-end ones included
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests --ignore tests/unit
+	$(BIN)/python -m pytest tests --ignore tests/unit
 
 bench: setup  ## measure beside the peer; tables to the screen, figures to benchmarks/results
 	@missed=0; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python $$file || missed=1; done; exit $$missed

@@ -1,15 +1,10 @@
-"""One demo in miniature for all end-to-end tests: its toy world and its cold start are where they begin.
-
-What takes minutes to make is made once, whichever of pytest's processes needs it first.
-"""
+"""One demo in miniature for all end-to-end tests: its toy world and its cold start are where they begin."""
 
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from runs import first_log, logged_steps, start_demo, training_processes
 
 from r1reward_verl.toy.build import Sizes, build
@@ -17,40 +12,13 @@ from r1reward_verl.toy.demo import Demo, DemoSettings
 from r1reward_verl.toy.model import ModelName
 
 COLD_START = 20
-"""Steps after which the loss has fallen, and tokens that vLLM never samples have next to no probability."""
-
-
-def pytest_collection_modifyitems(items):
-    """The demo first, so that one process makes it while the other runs the tests that need none."""
-    items.sort(key=lambda item: 2 * ("demo" in item.fixturenames) - 3 * (item.path.stem == "test_demo"))
+"""Steps after which the loss has fallen; judgements are hardly well-formed then."""
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], object]], Path]:
-    """Return a folder that the first process to ask for its name fills."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-
-    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
-        folder, made, failed = shared / name, shared / f"{name}.made", shared / f"{name}.failed"
-        with FileLock(shared / f"{name}.lock"):
-            assert not failed.exists(), f"{name} could not be made in another process"
-            if not made.exists():
-                failed.touch()
-                make(folder)
-                failed.rename(made)
-        return folder
-
-    return folder_of
-
-
-@pytest.fixture(scope="session")
-def demo(once) -> Path:
+def demo(tmp_path_factory) -> Path:
     """A finished demo that was killed after its second RL step and then started again."""
-    return once("demo", killed_and_started_again)
-
-
-def killed_and_started_again(out: Path) -> None:
+    out = tmp_path_factory.mktemp("demo") / "demo"
     first = start_demo(out)
     try:
         checkpoint = out / "rl" / "latest_checkpointed_iteration.txt"
@@ -73,33 +41,32 @@ def killed_and_started_again(out: Path) -> None:
         second.kill()
     assert second.returncode == 0, output
     (out / "output.txt").write_text(output)
+    return out
 
 
 @pytest.fixture(scope="session")
-def tiny_judge(once) -> Path:
-    """The folder of a tiny judge model (two minutes)."""
+def tiny_judge(tmp_path_factory) -> Path:
+    """The folder of a tiny judge model, trained once for all tests (two minutes)."""
     sizes = Sizes(preferences=8, val_pairs=2, test_pairs=2)
-    return once("judged-world", lambda folder: build(folder, sizes, judge=True)) / "judge"
+    return build(tmp_path_factory.mktemp("judge") / "world", sizes, judge=True) / "judge"
 
 
-def another_model(out: Path, model: ModelName) -> Demo:
-    return Demo(out, DemoSettings(model=model, sft_steps=COLD_START, rl_steps=1, test_pairs=4, samples=1), None)
-
-
-def cold_start(demo: Demo) -> None:
-    """Run a demo as far as the evaluation of its cold start: the model loads, learns and judges."""
+def cold_start(out: Path, model: ModelName) -> Demo:
+    """A demo of another model, as far as the evaluation of its cold start: it loads, learns and judges."""
+    demo = Demo(out, DemoSettings(model=model, sft_steps=COLD_START, rl_steps=1, test_pairs=4, samples=1), None)
     demo._build_toy()
     demo._annotate()
     demo._select()
     demo._sft()
     demo._evaluate("sft")
+    return demo
 
 
 @pytest.fixture(scope="session")
-def qwen3_vl(once) -> Demo:
-    return another_model(once("qwen3-vl", lambda out: cold_start(another_model(out, "qwen3-vl"))), "qwen3-vl")
+def qwen3_vl(tmp_path_factory) -> Demo:
+    return cold_start(tmp_path_factory.mktemp("qwen3-vl") / "demo", "qwen3-vl")
 
 
 @pytest.fixture(scope="session")
-def qwen3(once) -> Demo:
-    return another_model(once("qwen3", lambda out: cold_start(another_model(out, "qwen3"))), "qwen3")
+def qwen3(tmp_path_factory) -> Demo:
+    return cold_start(tmp_path_factory.mktemp("qwen3") / "demo", "qwen3")

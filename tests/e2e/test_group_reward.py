@@ -53,7 +53,8 @@ def test_rollouts_of_a_prompt_are_compared_with_each_other(demo, qwen3_vl, tmp_p
     assert training.run() == 0, training.log[-3000:]
     for step in (1, 2):
         metrics = training.metrics[step]
-        assert metrics["training/rollout_probs_diff_max"] < 0.01
+        # vLLM leaves out the rows of the vocabulary behind the tokenizer's, to which such a model still gives up to 3%.
+        assert metrics["training/rollout_probs_diff_max"] < 0.05
         assert metrics["actor/grad_norm"] > 0
         assert metrics["pairwise/groups"] == pytest.approx(PROMPTS)
         assert 0 < metrics["pairwise/comparisons"] <= PROMPTS * ROLLOUTS * (ROLLOUTS - 1) / 2

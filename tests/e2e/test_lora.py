@@ -45,5 +45,5 @@ def test_vllm_follows_the_adapter(demo, tmp_path):
     assert not any("visual" in name for name in adapters)
     moved = distance(demo / "sft/global_step_60/huggingface", adapters)
     apart = training.metrics[2]["training/rollout_probs_diff_max"]
-    assert moved > 0.05
-    assert apart < 0.01
+    assert moved > 0.1
+    assert apart < moved / 3
