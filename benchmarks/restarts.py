@@ -36,7 +36,7 @@ TITLES = {
 }
 VICTIMS = ("driver", "judge server", *TITLES)
 TEMPORARY = ("/tmp", "/dev/shm")
-LONGEST_START, LONGEST_END = 900, 180
+LONGEST_START, LONGEST_END = 900, 400
 
 
 def main() -> int:

@@ -142,6 +142,12 @@ def _timeout(engine_workers: ModuleType) -> None:
     fsdp_fixes.install_group_timeout(engine_workers)
 
 
+def _weight_timeout(transfer: ModuleType) -> None:
+    from r1reward_verl.plugin import fixes
+
+    fixes.install_weight_timeout(transfer)
+
+
 def _fused_head(fsdp_utils: ModuleType) -> None:
     from r1reward_verl.plugin import fsdp_fixes
 
@@ -195,6 +201,7 @@ INSTALL: dict[str, Callable[[ModuleType], None]] = {
     "export in the computing type": _export,
     "timeout of the ranks": _timeout,
     "fused kernels with FSDP2": _fused_head,
+    "timeout of new weights": _weight_timeout,
 }
 
 

@@ -13,7 +13,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+import zmq
 
+WEIGHT_TIMEOUT = 300.0
+"""Seconds for a rollout server to take a bucket of weights."""
 # verl's mRoPE position ids have 3 or 4 (time, height and width, and the text's positions before them).
 MOST_ROPE_DIMS = 4
 
@@ -76,6 +79,34 @@ def install_trl_fix(monkey_patch: ModuleType) -> None:
         return False
 
     monkey_patch.is_trl_available = has_value_heads  # type: ignore[attr-defined]
+
+
+def install_weight_timeout(transfer: ModuleType) -> None:
+    """Let the trainer wait `WEIGHT_TIMEOUT` seconds for a rollout server that is to take a bucket of weights.
+
+    verl 0.9.1 waits for ever: a server that dies between the rollouts and the new weights would leave the run hanging.
+    """
+    sender = transfer.BucketedWeightSender
+    init_socket, send_weights = sender._init_socket, sender.async_send_weights
+
+    @functools.wraps(init_socket)
+    def _init_socket(self: Any) -> None:
+        init_socket(self)
+        for option in (zmq.SNDTIMEO, zmq.RCVTIMEO):
+            self.socket.setsockopt(option, int(1000 * WEIGHT_TIMEOUT))
+        self.socket.setsockopt(zmq.LINGER, 0)  # nor for what nobody takes, when the process ends
+
+    @functools.wraps(send_weights)
+    async def async_send_weights(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            await send_weights(self, *args, **kwargs)
+        except zmq.Again:
+            raise RuntimeError(
+                f"a rollout server did not take the new weights for {WEIGHT_TIMEOUT:.0f} s: it has probably died, see "
+                "the log above. Start the same command again; it goes on from the last checkpoint"
+            ) from None
+
+    sender._init_socket, sender.async_send_weights = _init_socket, async_send_weights
 
 
 def install_one_vision_run(qwen_vl: ModuleType) -> None:

@@ -285,6 +285,16 @@ PARTS: dict[str, Part] = {
             (wrapped(FSDP, "_select_fsdp2_wrap_targets", "model"),),
         ),
         Part(
+            "timeout of new weights",
+            TRANSFER,
+            "a rollout server that dies before it takes new weights leaves the run hanging",
+            (
+                wrapped(TRANSFER, "BucketedWeightSender._init_socket"),
+                wrapped(TRANSFER, "BucketedWeightSender.async_send_weights"),
+            ),
+            mentions=("socket",),
+        ),
+        Part(
             "datasets",
             RL_DATA,
             "PreferenceDataset and JudgementDataset do not work; the recipes name them",

@@ -1,30 +1,33 @@
-"""Corrections of verl: 3D position ids on the way to its workers, and a TRL that it does not know."""
+"""Corrections of verl: position ids on the way to its workers, a TRL that it does not know, a server that is gone."""
 
+import asyncio
 import importlib.util
 import pickle
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from tensordict import TensorDict
 
+from r1reward_verl.plugin import fixes
 from r1reward_verl.plugin.fixes import install_position_ids_fix, install_trl_fix, ragged_position_ids
 
 
-def plain_tensordict_utils() -> ModuleType:
+def plain(file: str) -> ModuleType:
     """Verl's module once more, under a name that the plugin does not wait for."""
-    origin = importlib.util.find_spec("verl.utils.tensordict_utils").origin
-    spec = importlib.util.spec_from_file_location("plain_tensordict_utils", origin)
+    origin = Path(importlib.util.find_spec("verl").origin).parent / file
+    spec = importlib.util.spec_from_file_location(f"plain_{origin.stem}", origin)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-VERL = plain_tensordict_utils()
-FIXED = plain_tensordict_utils()
+VERL = plain("utils/tensordict_utils.py")
+FIXED = plain("utils/tensordict_utils.py")
 install_position_ids_fix(FIXED)
 
 
@@ -163,3 +166,15 @@ def test_verls_models_are_built_beside_the_trl_that_is_installed():
     if monkey_patch.is_trl_available():
         pytest.importorskip("trl")
     assert monkey_patch.is_trl_available.__name__ == "has_value_heads"
+
+
+def test_weights_that_no_rollout_server_takes_are_given_up(tmp_path, monkeypatch):
+    """Verl alone would wait for ever."""
+    transfer = plain("workers/rollout/vllm_rollout/bucketed_weight_transfer.py")
+    fixes.install_weight_timeout(transfer)
+    monkeypatch.setattr(fixes, "WEIGHT_TIMEOUT", 0.3)
+    sender = transfer.BucketedWeightSender(f"ipc://{tmp_path}/weights.sock", bucket_size_mb=1, use_shm=True)
+    with pytest.raises(RuntimeError, match="did not take the new weights for 0 s: it has probably died"):
+        asyncio.run(sender.async_send_weights(iter([("weight", torch.ones(3))])))
+    assert sender.socket is None
+    assert sender.shm is None
