@@ -85,9 +85,10 @@ def install_weight_timeout(transfer: ModuleType) -> None:
     """Let the trainer wait `WEIGHT_TIMEOUT` seconds for a rollout server that is to take a bucket of weights.
 
     verl 0.9.1 waits for ever: a server that dies between the rollouts and the new weights would leave the run hanging.
+    And its shared memory has no name any more once both sides have it, so that it ends with them, whoever is killed.
     """
     sender = transfer.BucketedWeightSender
-    init_socket, send_weights = sender._init_socket, sender.async_send_weights
+    init_socket, init_buffer, send_weights = sender._init_socket, sender._init_buffer, sender.async_send_weights
 
     @functools.wraps(init_socket)
     def _init_socket(self: Any) -> None:
@@ -95,6 +96,13 @@ def install_weight_timeout(transfer: ModuleType) -> None:
         for option in (zmq.SNDTIMEO, zmq.RCVTIMEO):
             self.socket.setsockopt(option, int(1000 * WEIGHT_TIMEOUT))
         self.socket.setsockopt(zmq.LINGER, 0)  # nor for what nobody takes, when the process ends
+
+    @functools.wraps(init_buffer)
+    def _init_buffer(self: Any) -> None:
+        init_buffer(self)  # returns when the server has mapped the memory
+        if self.shm is not None:
+            self.shm.unlink()
+            self.shm.unlink = lambda: None  # verl's, at the end, would find no such name
 
     @functools.wraps(send_weights)
     async def async_send_weights(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -106,7 +114,7 @@ def install_weight_timeout(transfer: ModuleType) -> None:
                 "the log above. Start the same command again; it goes on from the last checkpoint"
             ) from None
 
-    sender._init_socket, sender.async_send_weights = _init_socket, async_send_weights
+    sender._init_socket, sender._init_buffer, sender.async_send_weights = _init_socket, _init_buffer, async_send_weights
 
 
 def install_one_vision_run(qwen_vl: ModuleType) -> None:

@@ -290,6 +290,7 @@ PARTS: dict[str, Part] = {
             "a rollout server that dies before it takes new weights leaves the run hanging",
             (
                 wrapped(TRANSFER, "BucketedWeightSender._init_socket"),
+                wrapped(TRANSFER, "BucketedWeightSender._init_buffer"),
                 wrapped(TRANSFER, "BucketedWeightSender.async_send_weights"),
             ),
             mentions=("socket",),

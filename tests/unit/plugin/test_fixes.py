@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -178,3 +179,27 @@ def test_weights_that_no_rollout_server_takes_are_given_up(tmp_path, monkeypatch
         asyncio.run(sender.async_send_weights(iter([("weight", torch.ones(3))])))
     assert sender.socket is None
     assert sender.shm is None
+
+
+def test_shared_memory_of_new_weights_is_left_behind_by_nobody_who_is_killed(tmp_path):
+    transfer = plain("workers/rollout/vllm_rollout/bucketed_weight_transfer.py")
+    fixes.install_weight_timeout(transfer)
+    handle = f"ipc://{tmp_path}/weights.sock"
+    sender = transfer.BucketedWeightSender(handle, bucket_size_mb=1, use_shm=True)
+    receiver = transfer.BucketedWeightReceiver(handle, torch.device("cpu"), use_shm=True)
+    left, taken = [], {}
+
+    def weights():
+        for number in range(3):
+            left.append(Path("/dev/shm", sender.shm.name).exists())  # if it were killed now
+            yield f"weight {number}", torch.full((200_000,), float(number))  # 0.8 of a bucket
+
+    def take(bucket, is_last):
+        taken.update((name, value.unique().tolist()) for name, value in bucket)
+
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(receiver.receive_weights, take)
+        asyncio.run(sender.async_send_weights(weights()))
+        received.result(timeout=10)
+    assert taken == {f"weight {number}": [number] for number in range(3)}
+    assert left == [False, False, False]
