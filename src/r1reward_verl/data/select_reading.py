@@ -70,6 +70,7 @@ class Reading:
         self.rows: Counter[str] = Counter()
         self.lost_files: list[str] = []
         self.sources: dict[str, int] = {}
+        self._categories: dict[tuple[str, str], int] = {}
         self.difficulties: Counter[str] = Counter()
         self.media: Counter[str] = Counter()
         self._ids: dict[bytes, int] = {}
@@ -102,11 +103,12 @@ class Reading:
         group_draw, group = self._grouped(preference) if self.rules.val else (0, 0)
         self._group.append(group)
         self._keys += struct.pack(
-            "<h?bI5Q",
+            "<h?b2I5Q",
             preference.difficulty or 0,
             preference.trace is not None,
             preference.label,
             self.sources.setdefault(preference.source, len(self.sources)),
+            self._categories.setdefault((preference.source, preference.category), len(self._categories)),
             *struct.unpack("<3Q", drawn.digest()),
             int.from_bytes(content(preference)[:8], "little"),
             group_draw,
@@ -155,7 +157,9 @@ class Reading:
         roots = np.fromiter((_root(self._group, index) for index in range(len(keys))), np.int64, len(keys))
         group_draw = keys["group_draw"].copy()
         np.minimum.at(group_draw, roots, keys["group_draw"])
-        columns = {name: keys[name] for name in ("difficulty", "solved", "label", "source", "draws", "content")}
+        columns = {
+            name: keys[name] for name in ("difficulty", "solved", "label", "source", "category", "draws", "content")
+        }
         return Keys(**columns, group=roots, group_draw=group_draw[roots])
 
 
@@ -165,6 +169,7 @@ _KEY = np.dtype(
         ("solved", "?"),
         ("label", "i1"),
         ("source", "<u4"),
+        ("category", "<u4"),
         ("draws", "<u8", 3),
         ("content", "<u8"),
         ("group_draw", "<u8"),

@@ -100,7 +100,8 @@ class Rules(Settings, frozen=True, kw_only=True):
         ),
     ] = 0
     rl_balance: Annotated[
-        Literal["swap", "none"], setting("Swap the responses of as few rows as possible for labels 1:1.")
+        Literal["swap", "none"],
+        setting("Swap the responses of few rows for labels 1:1 within each category of each source."),
     ] = "swap"
     sft_balance: Annotated[
         Literal["drop", "none"],
@@ -126,6 +127,7 @@ class Keys:
         solved: whether there is a trace.
         label: 1 or 2.
         source: index into the names of the sources.
+        category: a number, the same of preferences of the same source and category.
         draws: (n, 3) independent draws of 64 bits by seed, source and id: for the order, for samples, for swaps.
         content: the same of preferences with the same question, responses (in any order) and media.
         group: preferences with equal values have media (without any: the question) in common.
@@ -136,6 +138,7 @@ class Keys:
     solved: np.ndarray
     label: np.ndarray
     source: np.ndarray
+    category: np.ndarray
     draws: np.ndarray
     content: np.ndarray
     group: np.ndarray
@@ -208,10 +211,22 @@ def _ordered(rows: Indices, keys: Keys, order: Order, curriculum: bool = True) -
 
 
 def _swaps(rows: Indices, keys: Keys) -> frozenset[int]:
-    first, second = (rows[keys.label[rows] == label] for label in (1, 2))
-    many, few = (first, second) if len(first) > len(second) else (second, first)
-    drawn = many[np.argsort(keys.draws[many, 2], kind="stable")]
-    return frozenset(drawn[: (len(many) - len(few)) // 2].tolist())
+    """Return the rows to swap so that labels are 1:1 within each category, and in all.
+
+    What is hard often is so in one order only: a teacher that takes the first response where it does not see a
+    difference is wrong where the second is better. Were labels 1:1 in all alone, a policy would learn to tell the
+    label by the category.
+    """
+    rows = rows[np.lexsort((keys.draws[rows, 2], keys.category[rows]))]
+    swapped: list[int] = []
+    excess = 0  # of the label 1, in the categories before
+    for mine in np.split(rows, np.flatnonzero(np.diff(keys.category[rows])) + 1):
+        surplus = len(mine) - 2 * int((keys.label[mine] == 2).sum())
+        left = surplus % 2 * (-excess or (1 if surplus > 0 else -1))  # an odd row evens out that of another category
+        excess += left
+        change = surplus - left
+        swapped += mine[keys.label[mine] == (1 if change > 0 else 2)][: abs(change) // 2].tolist()
+    return frozenset(swapped)
 
 
 def _held_out(keys: Keys, rows: Indices, size: int) -> Indices:

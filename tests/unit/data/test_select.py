@@ -278,6 +278,28 @@ def test_rl_labels_are_balanced_by_the_fewest_swaps(run, ones, twos):
     assert labels(files["sft"]) == Counter({1: ones, 2: twos})
 
 
+def test_rl_labels_are_balanced_within_each_category(run):
+    """Else a policy learns from what is hard in one order only that a shape means 2, and the others 1."""
+    kinds = {("a", "shape"): (3, 40), ("a", "colour"): (9, 6), ("b", "shape"): (11, 6), ("b", "odd"): (0, 1)}
+    about = [
+        {"source": source, "category": category, "label": label}
+        for (source, category), counts in kinds.items()
+        for label, count in zip((1, 2), counts, strict=True)
+        for _ in range(count)
+    ]
+    preferences = [preference(index, 2, **one) for index, one in enumerate(about)]
+    card, files = run(preferences)
+    rows = {kind: [row for row in files["rl"] if of_kind(row) == kind] for kind in kinds}
+    assert {kind: len(mine) for kind, mine in rows.items()} == {kind: sum(counts) for kind, counts in kinds.items()}
+    assert all(abs(labels(mine)[1] - labels(mine)[2]) <= 1 for mine in rows.values())
+    assert labels(files["rl"])[1] == labels(files["rl"])[2]  # of four odd rows, two are either
+    assert card["sets"]["rl"]["swapped"] in range(18 + 1 + 2, 18 + 1 + 2 + 4)
+
+
+def of_kind(row):
+    return row["extra_info"]["source"], row["extra_info"]["category"]
+
+
 def test_swapped_rows_are_not_gathered_at_one_end(run):
     _, files = run([preference(i, 2, label=1) for i in range(2000)])
     assert 160 < labels(files["rl"][:400])[1] < 240  # 200, at a standard deviation of 9
