@@ -223,6 +223,8 @@ def _check_chosen(reading: Reading, keys: Keys, chosen: Mapping[str, Chosen]) ->
     """Return what the user should know, and raise where a set is empty that should not be."""
     rules = reading.rules
     sizes = {name: len(one.rows) for name, one in chosen.items()}
+    if chosen["rl"].both_orders:
+        sizes["rl"] *= 2
     there_are = ", ".join(f"{name}: {reading.difficulties[name]:,}" for name in ordered(reading.difficulties))
     unannotated = reading.difficulties[NONE]
     every = "all" in rules.rl_difficulty.words
@@ -292,7 +294,7 @@ def _write(
         if preference.difficulty is not None:
             solved = preference.trace is not None
         orders = [preference if name == "sft" else replace(preference, trace=None)]
-        if name == "val":
+        if chosen.both_orders:
             orders = sorted((*orders, swap(preference)), key=lambda one: one.label)
         elif row in chosen.swapped:
             orders = [swap(preference)]

@@ -100,8 +100,11 @@ class Rules(Settings, frozen=True, kw_only=True):
         ),
     ] = 0
     rl_balance: Annotated[
-        Literal["swap", "none"],
-        setting("Swap the responses of few rows for labels 1:1 within each category of each source."),
+        Literal["swap", "both", "none"],
+        setting(
+            "Labels 1:1: swap the responses of few rows, within each category of each source; or write both orders of "
+            "each, one after the other, so that half as many preferences fill the size."
+        ),
     ] = "swap"
     sft_balance: Annotated[
         Literal["drop", "none"],
@@ -147,10 +150,17 @@ class Keys:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The preferences of one set in the order of its file, and those whose responses are swapped in it."""
+    """The preferences of one set in the order of its file.
+
+    Attributes:
+        rows: their numbers.
+        swapped: those whose responses are swapped in it.
+        both_orders: whether it has each in both orders.
+    """
 
     rows: Indices
     swapped: frozenset[int] = frozenset()
+    both_orders: bool = False
 
 
 def choose(keys: Keys, sources: Sequence[str], rules: Rules) -> dict[str, Chosen]:
@@ -160,7 +170,7 @@ def choose(keys: Keys, sources: Sequence[str], rules: Rules) -> dict[str, Chosen
     free = np.zeros(len(keys.label), bool)
     free[kept] = True
     free[held_out] = False
-    chosen: dict[str, Chosen] = {"val": Chosen(_ordered(held_out, keys, rules.order, curriculum=False))}
+    chosen: dict[str, Chosen] = {"val": Chosen(_ordered(held_out, keys, rules.order, curriculum=False), both_orders=True)}
 
     solved = np.flatnonzero(free & keys.solved)
     rows = _capped(solved[_has(rules.sft_difficulty, keys, solved)], keys, sources, rules.caps)
@@ -174,8 +184,10 @@ def choose(keys: Keys, sources: Sequence[str], rules: Rules) -> dict[str, Chosen
 
     rows = np.flatnonzero(free)
     rows = _capped(rows[_has(rules.rl_difficulty, keys, rows)], keys, sources, rules.caps)
-    rows = _ordered(_sample(rows, keys, rules.rl_size), keys, rules.order)
-    chosen["rl"] = Chosen(rows, _swaps(rows, keys) if rules.rl_balance == "swap" else frozenset())
+    both = rules.rl_balance == "both"
+    size = rules.rl_size // 2 if both and rules.rl_size is not None else rules.rl_size
+    rows = _ordered(_sample(rows, keys, size), keys, rules.order)
+    chosen["rl"] = Chosen(rows, _swaps(rows, keys) if rules.rl_balance == "swap" else frozenset(), both)
     return {name: chosen[name] for name in SETS}
 
 

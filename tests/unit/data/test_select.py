@@ -300,6 +300,22 @@ def of_kind(row):
     return row["extra_info"]["source"], row["extra_info"]["category"]
 
 
+@pytest.mark.parametrize(("size", "count"), [(None, 40), (12, 12), (13, 12)])
+def test_rl_rows_in_both_orders_stand_side_by_side(run, tmp_path, size, count):
+    preferences = [preference(i, 2, label=1 if i < 15 else 2) for i in range(20)]
+    card, files = run(preferences, rules=Rules(rl_balance="both", rl_size=size))
+    rows = files["rl"]
+    assert len(rows) == card["sets"]["rl"]["rows"] == count
+    assert card["sets"]["rl"]["swapped"] == 0
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        one, other = first["extra_info"], second["extra_info"]
+        assert one["pair_id"] == other["pair_id"]
+        assert (one["response_1"], one["response_2"]) == (other["response_2"], other["response_1"])
+        assert [row["reward_model"]["ground_truth"] for row in (first, second)] == ["1", "2"]
+    assert len({row["extra_info"]["pair_id"] for row in rows}) == count // 2
+    assert not [note for note in card["notes"] if note.startswith("rl")] or size == 13
+
+
 def test_swapped_rows_are_not_gathered_at_one_end(run):
     _, files = run([preference(i, 2, label=1) for i in range(2000)])
     assert 160 < labels(files["rl"][:400])[1] < 240  # 200, at a standard deviation of 9
