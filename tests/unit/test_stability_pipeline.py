@@ -29,47 +29,78 @@ def trained(tmp_path, monkeypatch) -> list[tuple[str, list[str], dict[str, str]]
     def train(self, name, command, steps, checkpoint, **environment):
         calls.append((name, command, environment))
         broken = "-1-" in name and "VERL_USE_EXTERNAL_MODULES" in environment
-        entries = [{"step": 0, "data": {pipeline.ACCURACY: 0.5}}]
+        accuracy, flips = "val-r1_reward/all/accuracy", "val-r1_reward/all/flip_rate"
+        entries = [{"step": 0, "data": {accuracy: 0.5, flips: 0.5}}]
         for step in range(1, steps + 1):
             gradient = None if broken and step == 2 else 10.0**step if broken else 1.0
             data = {"actor/grad_norm": gradient, "actor/pre_clip_low": 0.01, "actor/pre_clip_high": 0.02}
-            data |= {pipeline.ACCURACY: 0.5 if broken else 0.5 + 0.1 * step} if step % 2 == 0 else {}
+            if step % 2 == 0:
+                data |= {accuracy: 0.5 if broken else 0.5 + 0.1 * step, flips: 0.5 if "-0-" in name else 0.25}
             entries.append({"step": step, "data": data})
         (self.out / "logs" / f"{name}-000.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
+    def command(self, name, arguments):
+        calls.append((name, arguments, {}))
+        Path(arguments[3]).mkdir(parents=True)
+        (Path(arguments[3]) / "rl.parquet").touch()
+
     monkeypatch.setattr(pipeline.Trainings, "train", train)
+    monkeypatch.setattr(pipeline.Trainings, "command", command)
     places = {"--demo": demo, "--out": tmp_path / "out", "--results": tmp_path, "--plots": tmp_path}
-    monkeypatch.setattr(
-        sys, "argv", ["pipeline.py", "--seeds", "2", *(str(one) for pair in places.items() for one in pair)]
-    )
+    words = [str(one) for pair in places.items() for one in pair]
+    monkeypatch.setattr(sys, "argv", ["pipeline.py", "stability", "--seeds", "2", *words])
     return calls
 
 
 def test_figures_are_those_of_the_trainings(trained, tmp_path):
     pipeline.main()
-    results = json.loads((tmp_path / "stability_pipeline.json").read_text())
+    results = json.loads((tmp_path / "pipeline_stability.json").read_text())
     arms = {(arm["condition"], arm["arm"]): arm for arm in results["arms"]}
-    assert len(arms) == 2 * len(pipeline.ARMS)
-    calm, broken = (arms[condition, "Reinforce++, raw PPO"] for condition in pipeline.CONDITIONS)
-    assert calm["accuracy"] == pytest.approx(0.8)  # of the last two validations
-    assert broken["accuracy"] == pytest.approx(0.5)
+    assert len(arms) == 2 * len(pipeline.ARMS["stability"])
+    calm, broken = (arms[condition, "Reinforce++, raw PPO"] for condition in ("clean", "wrong"))
+    assert calm["figures"]["accuracy"]["mean"] == pytest.approx(0.8)  # of the last two validations
+    assert broken["figures"]["accuracy"]["mean"] == pytest.approx(0.5)
+    assert broken["figures"]["accuracy"]["difference"]["difference"] == pytest.approx(-0.3)
+    assert broken["figures"]["flip_rate"]["ci95"] == pytest.approx([0.25, 0.25])
+    assert "brier" not in calm["figures"]
     assert [run["seed"] for run in broken["runs"]] == [0, 1]
     assert {(run["largest_gradient"], run["skipped"]) for run in broken["runs"]} == {(1e4, 1)}
     assert calm["runs"][0]["pre_clip_share"] == pytest.approx(0.03)
     assert calm["runs"][0]["curve"] == [[0, 0.5], [2, 0.7], [4, 0.9]]
     assert {"command", "versions"} <= results.keys()
-    assert (tmp_path / "stability-pipeline.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "pipeline-stability.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_arms_differ_in_their_settings_alone_and_share_seeds(trained):
     pipeline.main()
-    assert len(trained) == len(pipeline.ARMS) * 2 * 2
+    assert len(trained) == len(pipeline.ARMS["stability"]) * 2 * 2
     commands = {name: [word for word in words if "default_local_dir" not in word] for name, words, _ in trained}
     assert commands["clean-0-1"] == commands["wrong-0-1"]
     assert {*commands["clean-0-1"]} ^ {*commands["clean-2-1"]} == {*pipeline.PLUS_PLUS, *pipeline.VANILLA}
     seeded = [(dict(word.partition("=")[::2] for word in commands[f"clean-2-{seed}"][1:])) for seed in (0, 1)]
     differ = {name: [words[name] for words in seeded] for name in seeded[0] if seeded[0][name] != seeded[1][name]}
     assert differ == {name: ["0", "1"] for name in ("data.seed", "actor_rollout_ref.rollout.seed")}
+
+
+def test_rewards_are_compared_on_the_same_preferences_in_both_orders(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pipeline.py", "rewards", *sys.argv[2:], "--at-once", "2"])
+    pipeline.main()
+    selected = [arguments for name, arguments, _ in trained if name == "select"]
+    assert len(selected) == 2
+    assert all({"--rl-balance", "both", "--rl-size", str(STEPS * pipeline.RL_BATCH)} <= set(one) for one in selected)
+    commands = {name: words for name, words, _ in trained if name != "select"}
+    assert len(commands) == 2 * len(pipeline.ARMS["rewards"])
+    for name, words in commands.items():
+        given = dict(word.partition("=")[::2] for word in words[1:])
+        assert given["data.shuffle"] == "false"
+        assert given["data.train_files"].endswith(f"both-{name[-1]}/rl.parquet")
+        last = [word for word in words if word.startswith("data.train_files=")][-1]
+        assert last.partition("=")[2] == given["data.train_files"]
+    differ = {*commands["clean-0-0"]} ^ {*commands["clean-1-0"]}
+    assert {word for word in differ if "default_local_dir" not in word} == {"reward.r1_reward.agreement_weight=0.5"}
+    arms = json.loads((tmp_path / "pipeline_rewards.json").read_text())["arms"]
+    assert arms[0]["figures"]["flip_rate"]["difference"]["difference"] == 0
+    assert arms[1]["figures"]["flip_rate"]["difference"]["difference"] == pytest.approx(-0.25)
 
 
 def test_finished_trainings_are_kept(trained):

@@ -170,7 +170,9 @@ def choose(keys: Keys, sources: Sequence[str], rules: Rules) -> dict[str, Chosen
     free = np.zeros(len(keys.label), bool)
     free[kept] = True
     free[held_out] = False
-    chosen: dict[str, Chosen] = {"val": Chosen(_ordered(held_out, keys, rules.order, curriculum=False), both_orders=True)}
+    chosen: dict[str, Chosen] = {
+        "val": Chosen(_ordered(held_out, keys, rules.order, curriculum=False), both_orders=True)
+    }
 
     solved = np.flatnonzero(free & keys.solved)
     rows = _capped(solved[_has(rules.sft_difficulty, keys, solved)], keys, sources, rules.caps)

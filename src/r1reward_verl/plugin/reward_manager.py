@@ -69,7 +69,7 @@ class R1RewardManager(RewardManagerBase):
                 f"reward_model.ground_truth of row {about.get('index', 'unknown')} of data source "
                 f"{row.get('data_source')!r}: {error}"
             ) from None
-        reward = await self.scorer.reward(text, label)
+        reward = await self.scorer.reward(text, label, tokens)
         pair, verdict = about.get("pair_id"), reward.verdict
         info = {
             **reward.as_info(),

@@ -24,12 +24,14 @@ from r1reward_verl.plugin.preflight.config import container
 from r1reward_verl.rewards.judges import SERVED_BY_VERL
 from r1reward_verl.rewards.settings import RewardSettings
 from r1reward_verl.rewards.statistics import reward_metrics
+from r1reward_verl.rewards.terms import agreement_rewards
 from r1reward_verl.rewards.validation import OWN_PARTS, validation_metrics
 from r1reward_verl.use.group import GroupSettings, group_failure, group_metrics
 
 logger = logging.getLogger(__name__)
 
 _MARK = "_r1reward"
+_JUDGED = "judge_status"
 
 
 class JudgeFailed(RuntimeError):
@@ -155,6 +157,8 @@ def _watch_rewards(balance_batch: Callable[..., Any]) -> Callable[..., Any]:
                     f"{lost} prompts of step {self.global_steps} have no rollout, since {dead} of the rollout servers "
                     f"and reward workers have died. {_save(self)}. Give the same command again"
                 )
+            if reward.mark == _JUDGED:
+                _reward_agreement(self, batch)
             infos = _infos(batch, reward.mark)
             self._r1reward_infos += infos
             found = reward.metrics(infos)
@@ -266,6 +270,30 @@ def _infos(batch: Any, mark: str) -> list[Mapping[str, Any]]:
     fields = list(data["extra_fields"])
     infos = [(fields[index] or {}).get("reward_extra_info") or {} for index in _final_outputs(batch.keys).values()]
     return [info for info in infos if mark in info]  # an agent loop may have given its own reward
+
+
+def _reward_agreement(trainer: Any, batch: Any) -> None:
+    """Add what judgements gain by naming the same response as those of the other order, if that is asked for."""
+    weight = RewardSettings.from_config(container(trainer.config, "reward.r1_reward")).agreement_weight
+    if not weight:
+        return
+    import transfer_queue as tq
+
+    data = tq.kv_batch_get(
+        keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores", "extra_fields"]
+    )
+    fields = list(data["extra_fields"])
+    final = _final_outputs(batch.keys)
+    infos = {rollout: (fields[place] or {}).get("reward_extra_info") or {} for rollout, place in final.items()}
+    ours = {rollout: info for rollout, info in infos.items() if _JUDGED in info}
+    shares = dict(zip(ours, agreement_rewards(list(ours.values())), strict=True))
+    rollouts = [key.rpartition("_")[0] for key in batch.keys]
+    gained = [weight * (shares.get(rollout) or 0.0) for rollout in rollouts]
+    # -1: the step has no judgement of the other order.
+    noted = {rollout: {**ours[rollout], "agreement": -1.0 if one is None else one} for rollout, one in shares.items()}
+    scores = [float(row.sum()) + more for row, more in zip(data["rm_scores"].unbind(), gained, strict=True)]
+    lengths = [len(row) for row in data["rm_scores"].unbind()]
+    _put_rewards(batch, data, lengths, scores, [noted.get(rollout, infos[rollout]) for rollout in rollouts])
 
 
 def _save(trainer: Any) -> str:
@@ -394,9 +422,7 @@ def _put_rewards(
 
 
 _REWARDS = {
-    "r1_reward": _OurReward(
-        "judge_status", "reward.r1_reward.judge", reward_metrics, _judge_failure, _score_judgements
-    ),
+    "r1_reward": _OurReward(_JUDGED, "reward.r1_reward.judge", reward_metrics, _judge_failure, _score_judgements),
     MANAGER: _OurReward("rank_status", "reward.pairwise.model", group_metrics, _group_failure, _score_groups),
 }
 

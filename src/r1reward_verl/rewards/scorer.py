@@ -10,6 +10,7 @@ from r1reward_verl.rewards.judges import make_judge
 from r1reward_verl.rewards.judges.base import SKIPPED, Judge, NoJudge, Opinion
 from r1reward_verl.rewards.rules import combine, format_reward, result_reward
 from r1reward_verl.rewards.settings import RewardSettings
+from r1reward_verl.rewards.terms import stated_confidence
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,12 @@ class Reward:
     """The reward of one judgement and what it is made of.
 
     Attributes:
-        total: the reward (see `rules.combine`).
+        total: the reward (see `rules.combine`), with what `terms.Terms` adds to a judgement by itself.
         result: 1.0 if the right response was chosen, else 0.0.
         format: 1.0 if the tags keep the contract, else 0.0.
         opinion: opinion of the judge; skipped where it could not change the reward.
         verdict: what the parser read.
+        confidence: what the judgement states (see `terms.stated_confidence`); None if it states none.
     """
 
     total: float
@@ -29,12 +31,13 @@ class Reward:
     format: float
     opinion: Opinion
     verdict: Verdict
+    confidence: float | None = None
 
     def as_info(self) -> dict[str, float | str]:
         """Return the parts by name, for a trainer's log: always the same keys, which verl requires.
 
         `acc` is `result` under the name that verl's validation looks for, and `pred` the choice as "1", "2" or ""
-        for its majority vote.
+        for its majority vote. `confidence` is -1 where none is stated.
         """
         return {
             "score": self.total,
@@ -48,6 +51,7 @@ class Reward:
             "judge_status": self.opinion.status,
             "judge_retries": float(self.opinion.retries),
             "judge_seconds": self.opinion.seconds,
+            "confidence": -1.0 if self.confidence is None else self.confidence,
         }
 
 
@@ -63,10 +67,10 @@ class Scorer:
         self.settings = settings or RewardSettings()
         self.judge = judge or make_judge(self.settings.judge)
         self._asks = bool(self.settings.consistency_weight) and not isinstance(self.judge, NoJudge)
-        self._weights = self.settings.weights
+        self._weights, self._terms = self.settings.weights, self.settings.terms
 
-    async def reward(self, text: str, label: Any) -> Reward:
-        """Return the reward of a judgement with this label.
+    async def reward(self, text: str, label: Any, tokens: int = 0) -> Reward:
+        """Return the reward of a judgement with this label, and of this length where that counts.
 
         Raises:
             ValueError: a label other than 1 or 2.
@@ -78,5 +82,7 @@ class Scorer:
         # The consistency of a wrong answer is multiplied by a result of 0: asking would change nothing.
         if self._asks and result and verdict.choice:
             opinion = await self.judge.judge(verdict.think, verdict.choice)
+        confidence = stated_confidence(verdict)
         total = combine(result, opinion.consistency, well_formed, self._weights)
-        return Reward(total, result, well_formed, opinion, verdict)
+        total += self._terms.of_judgement(confidence, bool(result), tokens)
+        return Reward(total, result, well_formed, opinion, verdict, confidence)

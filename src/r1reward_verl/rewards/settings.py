@@ -12,6 +12,7 @@ from typing import Any
 from r1reward_verl.judgement import LENIENT_MODES, Lenient
 from r1reward_verl.rewards.judges import make_judge
 from r1reward_verl.rewards.rules import RewardWeights
+from r1reward_verl.rewards.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class RewardSettings:
             of 0 and goes on, `fail` stops the run.
         max_failed_share: with `zero`, the share of a step's judgements up to which the run goes on.
         lenient: how to read malformed judgements, see `r1reward_verl.judgement.parse`; None: not at all.
+        agreement_weight, calibration_weight, length_weight, length_range: see `terms.Terms`; beyond the paper.
 
     Raises:
         ValueError: a value out of range or an unknown judge; the message names the setting.
@@ -39,6 +41,10 @@ class RewardSettings:
     on_failure: str = "zero"
     max_failed_share: float = 0.25
     lenient: Lenient | None = None
+    agreement_weight: float = 0.0
+    calibration_weight: float = 0.0
+    length_weight: float = 0.0
+    length_range: Sequence[float] = (256, 1024)
 
     def __post_init__(self) -> None:
         if self.lenient is not None and self.lenient not in LENIENT_MODES:
@@ -50,7 +56,7 @@ class RewardSettings:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise ValueError(f"reward.r1_reward.max_failed_share is {share!r}; it must be from 0 to 1")
         try:
-            _ = self.weights
+            _ = self.weights, self.terms
             make_judge(self.judge)
         except ValueError as error:
             raise ValueError(f"reward.r1_reward: {error}") from None
@@ -58,9 +64,12 @@ class RewardSettings:
     @property
     def weights(self) -> RewardWeights:
         """The weights, for `combine`."""
-        bounds = self.consistency_range
-        pair = tuple(bounds) if isinstance(bounds, Sequence) else (bounds,)
-        return RewardWeights(self.consistency_weight, self.format_weight, pair)  # type: ignore[arg-type]
+        return RewardWeights(self.consistency_weight, self.format_weight, _pair(self.consistency_range))
+
+    @property
+    def terms(self) -> Terms:
+        """What is added to the paper's reward."""
+        return Terms(self.agreement_weight, self.calibration_weight, self.length_weight, _pair(self.length_range))
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None) -> RewardSettings:
@@ -77,3 +86,8 @@ class RewardSettings:
         if unknown := [str(key) for key in section if key not in known]:
             raise ValueError(f"unknown setting reward.r1_reward.{unknown[0]}; known: {', '.join(known)}")
         return cls(**{str(key): value for key, value in section.items()})
+
+
+def _pair(bounds: Any) -> tuple[float, float]:
+    """Return bounds as they are checked by who takes them."""
+    return tuple(bounds) if isinstance(bounds, Sequence) else (bounds,)

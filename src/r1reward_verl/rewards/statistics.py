@@ -30,6 +30,15 @@ def reward_metrics(infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     median, high = np.percentile(waits, [50, 95]) if waits else (0.0, 0.0)
     metrics = {f"reward/{part}": _mean([info[part] for info in infos]) for part in ("result", "format", "unparsable")}
     metrics["reward/consistency"] = _mean(opinions)
+    agreements = np.array([info["agreement"] for info in infos if "agreement" in info], dtype=float)
+    if len(agreements):
+        metrics["reward/agreement"] = _mean(agreements[agreements >= 0])
+        metrics["reward/agreement_paired"] = _mean(agreements >= 0)
+    stated = [(info["confidence"], info["result"]) for info in infos if info["confidence"] >= 0]
+    if stated:
+        confidence, right = np.array(stated, dtype=float).T
+        metrics["reward/confidence_stated"] = len(stated) / len(infos)
+        metrics["reward/confidence"], metrics["reward/brier"] = _mean(confidence), _mean((confidence - right) ** 2)
     metrics["reward/seconds_total"] = float(sum(info.get("reward_seconds", 0.0) for info in infos))
     counts = {name: statuses[name] for name in ("skipped", "judged", "cached", "undecided", "failed")}
     counts["asked"] = len(infos) - statuses["skipped"]

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 Table = dict[str, NDArray[Any]]
 
-OWN_PARTS = ("label", "pair_id", "supported", "response_tokens", "reasoning_characters")
+OWN_PARTS = ("label", "pair_id", "supported", "response_tokens", "reasoning_characters", "confidence")
 """Parts of the reward that are there for these figures alone."""
 
 _EVERYTHING = "all"
 _TEXTS = ("label", "pred", "pair_id")
-_NUMBERS = ("supported", "judged", "consistency", "response_tokens", "reasoning_characters")
+_NUMBERS = ("supported", "judged", "consistency", "response_tokens", "reasoning_characters", "confidence")
 
 
 def validation_metrics(
@@ -45,7 +45,9 @@ def validation_metrics(
         `unparsable`, the share without a verdict; `consistency`, the share of the judgements with a verdict, right or
         wrong, whose reasoning supports it by the rules (`conclusions`); `right_and_consistent`, the share that is right
         and consistent to the run's own judge, who is asked about right ones only: accuracy times the consistent share
-        of what was judged; `mean_response_tokens`; `mean_reasoning_characters`.
+        of what was judged; `mean_response_tokens`; `mean_reasoning_characters`. Where judgements state a confidence:
+        `confidence_stated`, their share; `brier`, the mean of its squared error; `overconfidence`, its mean minus their
+        accuracy.
 
         Of the pairs judged in both orders, `both_orders_accuracy`, the share right in both, and `flip_rate`, of those
         with a verdict in both the share that names different responses. With several samples each of one order is
@@ -94,6 +96,12 @@ def _figures(table: Table) -> dict[str, float]:
         "mean_reasoning_characters": _mean(table["reasoning_characters"], weight),
         **_both_orders(table, right, parsed),
     }
+    stated = table["confidence"] >= 0
+    if stated.any():
+        error = table["confidence"] - right
+        figures["confidence_stated"] = _mean(stated, weight)
+        figures["brier"] = _mean(error**2, weight * stated)
+        figures["overconfidence"] = _mean(error, weight * stated)
     first, second = (_mean(right, weight * (label == place)) for place in (1, 2))
     if first is not None and second is not None:
         figures["position_bias"] = first - second

@@ -127,10 +127,13 @@ def _write_world(folder: Path, sizes: Sizes, seed: int, template: str, model: Mo
     write_table(folder / "val.parquet", rows, rl_schema(inline=True))
     faults: tuple[world.JudgementFault, ...] = ("none", "hurried", "wrong")
     corpus = [world.judgement(pair, label, fault) for pair, label in pool for fault in faults]
+    fixed = [*(text for field, text in prompt_parts(*FIELDS, template) if field is None), *world.PHRASES]
+    if world.CONFIDENCE in template:
+        corpus += [world.judgement(*pool[0], "none", percent) for percent in world.CONFIDENCES for _ in pool]
+        fixed.append(world.CONFIDENCE)
     for pair, label in pool:
         corpus += [pair.described if media == "text" else pair.question, *pair.responses(label)]
-    # As words these would be three quarters of every sequence, and of the time of every step.
-    fixed = [*(text for field, text in prompt_parts(*FIELDS, template) if field is None), *world.PHRASES]
+    # As words the fixed ones would be three quarters of every sequence, and of the time of every step.
     save_model(folder / "model", [*corpus, "user\n", "assistant\n"], seed, model, fixed)
 
 

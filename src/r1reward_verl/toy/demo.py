@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from r1reward_verl.judgement import PROMPT, load_template
 from r1reward_verl.reports.page import text_table
 from r1reward_verl.reports.training import summary_note, summary_table, training_curves, write_training_report
 from r1reward_verl.rewards.judges import SERVED_BY_VERL
@@ -39,8 +40,12 @@ SFT_BATCH = 32
 SFT_EPOCHS = 2
 RL_BATCH = 128
 # Shares of the preferences, a little less, that the teacher solves, and that are hard for it: half of the questions
-# are those that it hurries over on the one level, a quarter on the other.
-_SHARES: dict[Level, tuple[float, float]] = {"single": (0.8, 0.24), "scenes": (0.88, 0.17)}
+# are those that it hurries over, in scenes a quarter.
+_SHARES: dict[Level, tuple[float, float]] = {
+    "single": (0.8, 0.24),
+    "distractors": (0.8, 0.24),
+    "scenes": (0.88, 0.17),
+}
 PROMPT_TOKENS = 128
 RESPONSE_TOKENS = 96
 
@@ -50,7 +55,11 @@ class DemoSettings(Settings, frozen=True, kw_only=True):
 
     model: Annotated[ModelName, setting("The tiny model that is trained; qwen3 reads texts only.")] = "qwen2.5-vl"
     level: Annotated[
-        Level, setting("What pictures show: one thing, or scenes of four with questions about number and place too.")
+        Level,
+        setting(
+            "What pictures show: one thing; one among distractors; or scenes of four, with questions about number and "
+            "place too."
+        ),
     ] = "single"
     seed: Annotated[int, setting("Seed of the toy world and of the model's initial weights.")] = 0
     sft_steps: Annotated[int, setting("Optimizer steps of the cold start, at 32 judgements a step.", ge=1)] = 400
@@ -63,6 +72,14 @@ class DemoSettings(Settings, frozen=True, kw_only=True):
         Literal["rules", "none", "pool", "colocated"],
         setting("Judge of the consistency in RL; pool and colocated are a tiny model, trained with the toy world."),
     ] = "rules"
+    prompt_template: Annotated[
+        str | None,
+        setting(
+            "File with another prompt. Where it asks for a confidence, as examples/prompt_with_confidence.txt, the "
+            "teacher states one.",
+            metavar="FILE",
+        ),
+    ] = None
 
     @property
     def sft_rows(self) -> int:
@@ -131,7 +148,15 @@ class Demo(Stages):
     def _build_toy(self) -> None:
         settings = self.settings
         judge = settings.judge in SERVED_BY_VERL
-        build(self.toy, settings.sizes, seed=settings.seed, judge=judge, model=settings.model, level=settings.level)
+        build(
+            self.toy,
+            settings.sizes,
+            seed=settings.seed,
+            template=load_template(settings.prompt_template) if settings.prompt_template else PROMPT,
+            judge=judge,
+            model=settings.model,
+            level=settings.level,
+        )
 
     def _annotate(self) -> None:
         command = [*CLI, "toy", "teacher", "--port", "0", "--seed", str(self.settings.seed)]
@@ -142,12 +167,14 @@ class Demo(Stages):
             if not url:
                 raise DemoError(f"the teacher did not start; its log is {log}")
             data = [str(self.toy / "preferences.parquet"), str(self.annotated)]
-            self.command("annotate", ["data", "annotate", *data, "--url", url, "--model", MODEL])
+            self.command(
+                "annotate", ["data", "annotate", *data, "--url", url, "--model", MODEL, *self._prompt("--prompt")]
+            )
 
     def _select(self) -> None:
         settings = self.settings
         sizes = ["--sft-size", str(settings.sft_rows), "--rl-size", str(settings.rl_steps * RL_BATCH)]
-        self.command("select", ["data", "select", str(self.annotated), str(self.selected), *sizes])
+        self.command("select", ["data", "select", str(self.annotated), str(self.selected), *sizes, *self._prompt()])
 
     def _sft(self) -> None:
         steps = self.settings.sft_steps
@@ -212,6 +239,7 @@ class Demo(Stages):
         command = ["eval", "run", "preferences", "--model", str(self.checkpoint(stage))]
         command += ["--data", str(self.toy / "test.parquet"), "--out", str(self.evaluation(stage))]
         command += ["--samples", str(self.settings.samples), "--max-tokens", str(RESPONSE_TOKENS)]
+        command += self._prompt()
         if pixels := PIXELS[self.settings.model]:
             command += ["--min-pixels", str(pixels), "--max-pixels", str(pixels)]
         self.command(f"eval-{stage}", command)
@@ -234,6 +262,10 @@ class Demo(Stages):
         print(f"\nreport: {self.out / 'report.html'}\njudgements: {self.out / 'evaluation' / 'report.html'}")
         print(f"figures: {self.out / 'summary.json'}")
         return summary
+
+    def _prompt(self, option: str = "--prompt-template") -> list[str]:
+        path = self.settings.prompt_template
+        return [option, path] if path else []
 
     def checkpoint(self, stage: Literal["sft", "rl"]) -> Path:
         """Return the Hugging Face folder that `sft` or `rl` ended with."""

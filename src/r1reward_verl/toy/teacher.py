@@ -3,6 +3,7 @@
 It reads question and responses from the prompt, looks at the picture (or reads the description that stands in the
 question instead), and replies with a judgement. It errs as a hurried annotator does: most questions about shapes it
 answers with "1" after a glance, and others it sometimes decides for the wrong response. Asked again, it may do better.
+Where the prompt asks for a confidence it states one, which means nothing.
 """
 
 from __future__ import annotations
@@ -149,8 +150,10 @@ class Teacher:
         label: Literal[1, 2] = 1 if responses[0] == right else 2
         key = hashlib.blake2b(b"\0".join((text.encode(), picture or b"")), digest_size=16).digest()
         self._asked[key] += temperature > 0
-        draw = random.Random(f"{self.seed}/{key.hex()}/{self._asked[key]}").random()
-        return world.judgement(replace(pair, wrong=responses[2 - label]), label, self._fault(kind, draw))
+        drawn = random.Random(f"{self.seed}/{key.hex()}/{self._asked[key]}")
+        fault = self._fault(kind, drawn.random())
+        confidence = drawn.choice(world.CONFIDENCES) if world.CONFIDENCE in text else None
+        return world.judgement(replace(pair, wrong=responses[2 - label]), label, fault, confidence)
 
     def _fault(self, kind: QuestionKind, draw: float) -> JudgementFault:
         if kind == HURRIED:

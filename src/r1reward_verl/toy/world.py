@@ -2,8 +2,8 @@
 
 Everything is drawn from a seed. One pair is one question about one picture with a right and a wrong response; a
 preference is a pair in one of its two orders. On the level `single` a picture shows one thing that fills it, and a
-question asks for its colour or its shape. On the level `scenes` it shows four small things, and a question asks for the
-colour or the shape of one among distractors, for a number, or for what stands beside another.
+question asks for its colour or its shape. On the level `distractors` it shows four small things, and a question asks for
+the colour or the shape of one of them; on the level `scenes` also for a number, or for what stands beside another.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ UNSEEN = (("yellow", "cross"), ("red", "triangle"), ("blue", "square"))
 
 Thing = tuple[str, str]
 """Colour and shape."""
-Level = Literal["single", "scenes"]
+Level = Literal["single", "distractors", "scenes"]
 QuestionKind = Literal["colour", "shape", "number", "beside"]
 _KINDS: dict[Level, tuple[QuestionKind, ...]] = {
     "single": ("colour", "shape"),
+    "distractors": ("colour", "shape"),
     "scenes": ("colour", "shape", "number", "beside"),
 }
 PHRASES = (
@@ -51,6 +52,10 @@ PHRASES = (
     "</answer>",
 )
 """What every whole judgement is made of besides its words and numbers."""
+CONFIDENCE = "Confidence:"
+"""What a prompt must contain for the teacher to say how sure it is."""
+CONFIDENCES = (50, 60, 70, 80, 90, 100)
+"""Percentages that the teacher says, whether it is right or not."""
 JudgementFault = Literal["none", "hurried", "wrong"]
 ToyMedia = Literal["picture", "pictures", "video", "text"]
 """What a preference shows: its picture; two of the same kind; a video, in which the shape moves; words alone."""
@@ -242,7 +247,7 @@ def preference(pair: ToyPair, label: Choice, media: ToyMedia = "picture") -> Pre
     )
 
 
-def judgement(pair: ToyPair, label: int, fault: JudgementFault = "none") -> str:
+def judgement(pair: ToyPair, label: int, fault: JudgementFault = "none", confidence: int | None = None) -> str:
     """Write a judgement of the pair with the right response at position `label`.
 
     Args:
@@ -250,6 +255,7 @@ def judgement(pair: ToyPair, label: int, fault: JudgementFault = "none") -> str:
         label: Position of the right response, 1 or 2.
         fault: `none`; `hurried`: without a look at the picture, the answer is 1; `wrong`: the conclusion and the
             answer are both wrong.
+        confidence: Percentage to state; None for none. A hurried judgement states none.
 
     Returns:
         `<think>…</think><answer>…</answer>`, one reasoning step a line. Each claim stands next to the number
@@ -265,6 +271,8 @@ def judgement(pair: ToyPair, label: int, fault: JudgementFault = "none") -> str:
         lines.append(pair.found)
     lines.append(f"The responses say {values[0]} 1 and {values[1]} 2.")
     lines.append(f"The right answer is {pair.right} {label}.")
+    if confidence is not None:
+        lines.append(f"{CONFIDENCE} {confidence}%.")
     lines.append(f"So response {answer} is better.")
     reasoning = "\n".join(lines)
     return f"<think>{reasoning}</think><answer>{answer}</answer>"

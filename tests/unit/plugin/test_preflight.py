@@ -7,10 +7,11 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -489,6 +490,33 @@ class TestData:
         path = write(tmp_path / "few.parquet", [row(i) for i in range(255)])
         problem = only_problem(change(config, {"data.train_files": path, "data.val_files": path}))
         assert "255 rows" in problem.value
+
+    AGREEMENT: ClassVar = {"reward.r1_reward.agreement_weight": 0.5, "data.shuffle": False}
+
+    def test_agreement_of_both_orders_needs_both_in_a_batch(self, config: DictConfig, tmp_path: Path):
+        def rows(pair_of: Callable[[int], object]) -> str:
+            about = [{**row(0)["extra_info"], "pair_id": pair_of(index)} for index in range(512)]
+            return write(tmp_path / "pairs.parquet", [row(index, extra_info=one) for index, one in enumerate(about)])
+
+        change(config, self.AGREEMENT)
+        problem = only_problem(config)  # the rows of the fixture name no pair
+        assert "all rows have no other order of their preference" in problem.value
+        assert "--rl-balance both" in problem.way_out
+        change(config, {"data.train_files": rows(lambda index: f"p{index // 2}")})
+        assert not check_config(config)
+        change(config, {"data.train_files": rows(lambda index: f"p{index % 256}")})  # in the next batch
+        problem = only_problem(config)
+        assert "512 rows have no other order of their preference in their batch of 256" in problem.value
+        change(config, {"reward.r1_reward.agreement_weight": 0})
+        assert not check_config(config)
+
+    def test_agreement_of_both_orders_needs_the_order_of_the_file(self, config: DictConfig, tmp_path: Path):
+        about = [{**row(0)["extra_info"], "pair_id": f"p{index // 2}"} for index in range(256)]
+        rows = [row(index, extra_info=one) for index, one in enumerate(about)]
+        change(config, {"data.train_files": write(tmp_path / "pairs.parquet", rows), **self.AGREEMENT})
+        change(config, {"data.shuffle": True})
+        problem = only_problem(config)
+        assert (problem.where, "data.shuffle=false" in problem.way_out) == ("data.shuffle", True)
 
     def test_several_files_count_together(self, config: DictConfig, tmp_path: Path):
         paths = [write(tmp_path / f"{part}.parquet", [row(i) for i in range(128)]) for part in range(2)]

@@ -96,6 +96,7 @@ INFOS = {
     "consistency": [1.0, 0.0, -1.0],
     "response_tokens": [10.0, 20.0, 30.0],
     "reasoning_characters": [50.0, 60.0, 70.0],
+    "confidence": [0.9, -1.0, 0.5],
 }
 
 
@@ -113,7 +114,7 @@ def update(self, sources, rows, infos, turns):
 
 
 def test_validation_logs_the_evaluations_figures_beside_verls():
-    own = {"label", "pair_id", "supported", "response_tokens", "reasoning_characters"}
+    own = {"label", "pair_id", "supported", "response_tokens", "reasoning_characters", "confidence"}
     verls = validate(SimpleNamespace(config=config("naive")), {k: v for k, v in INFOS.items() if k not in own})
     assert verls
     assert not any(name.startswith("val-r1_reward/") for name in verls)
@@ -261,3 +262,77 @@ def test_validation_says_how_often_the_reference_answers_lose(caplog):
 
 def test_of_a_rollout_with_several_outputs_the_last_one_counts():
     assert trainer._final_outputs(["a_0_1", "a_0_0", "a_1_0", "b_0_10", "b_0_9"]) == {"a_0": 0, "a_1": 2, "b_0": 3}
+
+
+# Agreement of both orders
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """The queue between rollouts and trainer, for a step of two pairs; one rollout has two outputs."""
+    import torch
+    import transfer_queue as tq
+
+    def output(pair, label, pred):
+        parts = {"judge_status": "skipped", "pair_id": pair, "label": label, "pred": pred}
+        return {"reward_extra_info": parts, "turns": 1}
+
+    kept = {
+        "a_0_0": (3, 1.5, output("p", "1", "1")),
+        "b_0_0": (2, 0.5, output("p", "2", "2")),
+        "c_0_0": (4, 0.5, output("q", "1", "1")),
+        "d_0_0": (1, 0.5, output("q", "2", "1")),
+        "d_0_1": (5, 0.5, output("q", "2", "1")),
+        "e_0_0": (2, 2.0, output("alone", "1", "1")),
+        "f_0_0": (2, 7.0, None),  # scored by an agent loop of the user's
+    }
+
+    def kv_batch_get(keys, partition_id, select_fields):
+        assert partition_id == "train"
+        scores = []
+        for key in keys:
+            length, score, _ = kept[key]
+            scores.append(torch.tensor([0.0] * (length - 1) + [score]))
+        whole = {"extra_fields": [kept[key][2] for key in keys]}
+        whole["rm_scores"] = torch.nested.as_nested_tensor(scores, layout=torch.jagged)
+        return {name: whole[name] for name in select_fields}
+
+    def kv_batch_put(keys, partition_id, fields):
+        for key, scores, extra in zip(keys, fields["rm_scores"].unbind(), list(fields["extra_fields"]), strict=True):
+            kept[key] = (len(scores), scores.tolist(), extra)
+
+    monkeypatch.setattr(tq, "kv_batch_get", kv_batch_get)
+    monkeypatch.setattr(tq, "kv_batch_put", kv_batch_put)
+    return kept
+
+
+def watch(queue, **section):
+    settings = config()
+    settings.reward.r1_reward.update(section)
+    self = SimpleNamespace(config=settings, global_steps=5, trainer_mode="separate_async", _r1reward_infos=[])
+    batch = SimpleNamespace(keys=list(queue), partition_id="train")
+    trainer._reward_agreement(self, batch)
+    return batch
+
+
+def test_judgements_gain_by_agreeing_with_those_of_the_other_order(queue):
+    watch(queue, agreement_weight=0.25)
+    scores = {key: scores for key, (_, scores, _) in queue.items()}
+    assert scores == {
+        "a_0_0": [0, 0, 1.75],
+        "b_0_0": [0, 0.75],
+        "c_0_0": [0, 0, 0, 0.5],
+        "d_0_0": [0.5],
+        "d_0_1": [0, 0, 0, 0, 0.5],
+        "e_0_0": [0, 2],
+        "f_0_0": [0, 7],
+    }
+    noted = {key: extra["reward_extra_info"].get("agreement") for key, (_, _, extra) in queue.items()}
+    assert noted == {"a_0_0": 1, "b_0_0": 1, "c_0_0": 0, "d_0_0": 0, "d_0_1": 0, "e_0_0": -1, "f_0_0": None}
+    assert queue["a_0_0"][2]["turns"] == 1
+
+
+def test_without_that_reward_nothing_is_read(queue):
+    before = dict(queue)
+    watch(queue)
+    assert queue == before

@@ -16,6 +16,7 @@ def info(status: str, consistency: float = 0.0, result: float = 1.0, retries: in
         "judge_retries": float(retries),
         "judge_seconds": seconds,
         "reward_seconds": 0.05,
+        "confidence": -1.0,
     }
 
 
@@ -52,6 +53,21 @@ def test_counts_and_means():
 def test_a_step_in_which_nobody_was_asked():
     metrics = reward_metrics([info("skipped", result=0.0)])
     assert metrics["judge/asked"] == metrics["judge/latency_s/p95"] == metrics["reward/consistency"] == 0.0
+
+
+def test_rewards_beyond_the_paper():
+    infos = [
+        {**info("skipped", result=result), "confidence": stated} for result, stated in ((1, 0.9), (0, 0.5), (1, -1))
+    ]
+    agreements = [{**one, "agreement": share} for one, share in zip(infos, (1.0, 0.5, -1.0), strict=True)]
+    metrics = reward_metrics(agreements)
+    assert metrics["reward/confidence_stated"] == pytest.approx(2 / 3)
+    assert metrics["reward/confidence"] == pytest.approx(0.7)
+    assert metrics["reward/brier"] == pytest.approx((0.01 + 0.25) / 2)
+    assert metrics["reward/agreement"] == pytest.approx(0.75)
+    assert metrics["reward/agreement_paired"] == pytest.approx(2 / 3)
+    plain = reward_metrics([info("skipped")])
+    assert not [name for name in plain if "agreement" in name or "confidence" in name or "brier" in name]
 
 
 def test_other_rewards_have_no_metrics():

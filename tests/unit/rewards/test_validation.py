@@ -20,7 +20,18 @@ SAME = {
 
 
 def judgement(
-    row, label, choice, pair="", source="a", *, supported=0, judged=None, consistency=0.0, tokens=0, length=0
+    row,
+    label,
+    choice,
+    pair="",
+    source="a",
+    *,
+    supported=0,
+    judged=None,
+    consistency=0.0,
+    tokens=0,
+    length=0,
+    confidence=-1,
 ):
     """One judgement, `row` naming what was shown; `judged` where the run's own judge had an opinion."""
     info = {
@@ -32,6 +43,7 @@ def judgement(
         "consistency": float(consistency),
         "response_tokens": float(tokens),
         "reasoning_characters": float(length),
+        "confidence": float(confidence),
     }
     return source, row, info
 
@@ -73,6 +85,22 @@ def test_a_table_worked_out_by_hand():
             "mean_reasoning_characters": 550,
         }
     )
+
+
+def test_stated_confidences():
+    found = figures(
+        [
+            judgement("0", 1, 1, confidence=0.9),
+            judgement("1", 1, 2, confidence=0.8),  # wrong
+            judgement("2", 1, 1),  # states none
+            judgement("3", 1, 1, confidence=0.5),  # a row with two samples
+            judgement("3", 1, 2, confidence=0.5),
+        ]
+    )
+    assert found["confidence_stated"] == pytest.approx(3 / 4)
+    assert found["brier"] == pytest.approx((0.01 + 0.64 + 0.25) / 3)
+    assert found["overconfidence"] == pytest.approx((0.9 + 0.8 + 0.5) / 3 - 1.5 / 3)
+    assert "brier" not in figures([judgement("0", 1, 1)])
 
 
 def random_judgements(rng, *, samples=1):

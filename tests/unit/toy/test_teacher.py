@@ -13,8 +13,9 @@ from collections import Counter
 import pytest
 
 from r1reward_verl.cli import main
-from r1reward_verl.judgement import build_prompt, parse
+from r1reward_verl.judgement import build_prompt, load_template, parse
 from r1reward_verl.rewards.conclusions import conclusion
+from r1reward_verl.rewards.terms import stated_confidence
 from r1reward_verl.toy import world
 from r1reward_verl.toy.teacher import MODEL, Faults, Teacher, recognise
 
@@ -41,6 +42,20 @@ def test_without_faults_it_is_right_and_says_why(label: int):
         verdict = parse(teacher.answer(prompt(pair, label), world.scene_png(pair), 1.0))
         assert verdict.choice == label == conclusion(verdict.think)
         assert f"The picture shows {pair.seen}." in verdict.think
+
+
+def test_it_states_a_confidence_where_the_prompt_asks_for_one(pytestconfig):
+    template = load_template(pytestconfig.rootpath / "examples" / "prompt_with_confidence.txt")
+    stated = Counter()
+    for pair in SCENES:
+        asked = build_prompt(pair.question, *pair.responses(1), template)
+        verdict = parse(Teacher(Faults(hurried=0, slip=0)).answer(asked, world.scene_png(pair), 1.0))
+        assert conclusion(verdict.think) == verdict.choice == 1
+        stated[stated_confidence(verdict)] += 1
+    assert stated.keys() == {percent / 100 for percent in world.CONFIDENCES}
+    assert min(stated.values()) > len(SCENES) / 12
+    plain = parse(Teacher(Faults(hurried=0, slip=0)).answer(prompt(PAIRS[0], 1), world.scene_png(PAIRS[0]), 1.0))
+    assert stated_confidence(plain) is None
 
 
 def test_a_description_does_for_a_picture():

@@ -28,7 +28,10 @@ def build(
     ] = None,
     model: Annotated[ModelName, typer.Option(help="The tiny model; qwen3 reads texts only.")] = "qwen2.5-vl",
     level: Annotated[
-        Level, typer.Option(help="One thing in a picture, or scenes of four with questions about number and place too.")
+        Level,
+        typer.Option(
+            help="One thing in a picture; one among distractors; scenes with questions about number and place too."
+        ),
     ] = "single",
     judge: Annotated[bool, typer.Option("--judge", help="Train a tiny judge model too (about two minutes).")] = False,
 ) -> int:

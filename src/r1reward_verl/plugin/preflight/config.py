@@ -64,6 +64,13 @@ def is_positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def agreement_wanted(config: DictConfig) -> bool:
+    """Tell whether judgements are to be rewarded for agreeing with those of the other order."""
+    weight = config_value(config, "reward.r1_reward.agreement_weight")
+    judged = config_value(config, "reward.reward_manager.name") == "r1_reward"
+    return judged and isinstance(weight, int | float) and weight > 0
+
+
 def about_tilde(path: Any) -> str:
     """Return a hint where a path begins with ~."""
     return " (verl does not expand ~)" if str(path).startswith("~") else ""

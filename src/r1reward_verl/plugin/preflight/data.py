@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from r1reward_verl.plugin.preflight.config import (
     OWN_DATASET,
     Problem,
     about_tilde,
+    agreement_wanted,
     config_value,
     data_files,
     dataset_class,
@@ -87,6 +89,7 @@ def _check_file(config: DictConfig, key: str, path: str) -> Generator[Problem, N
             _label_faults(config, file),
             address_faults(config, file),
             _path_faults(config, file, image_key),
+            _order_faults(config, file) if key == "data.train_files" else (),
         )
         fault = next(faults, None)
     except (OSError, pyarrow.ArrowException) as error:
@@ -176,6 +179,27 @@ def _label_fault(config: DictConfig, row: Mapping[str, Any]) -> tuple[str, str] 
     except (AttributeError, ValueError) as error:
         return f"label: {error}", "Write 1 or 2, the better response, into reward_model.ground_truth"
     return None
+
+
+def _order_faults(config: DictConfig, file: Any) -> Iterator[_Fault]:
+    """Yield rows whose preference has no other order in their batch, if rewards come from there and many have none."""
+    batch = config_value(config, "data.train_batch_size")
+    if not agreement_wanted(config) or not is_positive(batch):
+        return
+    leaf = "extra_info.pair_id"
+    pairs = []
+    if leaf in _leaves(file, "extra_info"):
+        pairs = [(row["extra_info"] or {}).get("pair_id") for _, row in _rows(file, [leaf])]
+    alone: list[int] = []
+    for start in range(0, len(pairs), batch):
+        rows = pairs[start : start + batch]
+        counts = Counter(rows)
+        alone += [start + number for number, pair in enumerate(rows) if pair is None or counts[pair] < 2]
+    # A batch of odd size divides one preference.
+    if not pairs or len(alone) > 0.1 * len(pairs):
+        value = f"{len(alone) or 'all'} rows have no other order of their preference in their batch of {batch}, as "
+        value += "reward.r1_reward.agreement_weight needs"
+        yield alone[0] if alone else 0, value, "Select the rows with `r1reward data select --rl-balance both`"
 
 
 def _parts(row: Mapping[str, Any], prompt_key: str) -> list[Any]:

@@ -19,6 +19,7 @@ from r1reward_verl.plugin.preflight.config import (
     OWN_DATASET,
     OWN_LOSS_CONFIG,
     Problem,
+    agreement_wanted,
     config_value,
     container,
     dataset_class,
@@ -56,6 +57,13 @@ def check_settings(config: DictConfig) -> Iterator[Problem]:
             "actor_rollout_ref.actor.policy_loss._target_",
             f"{loss.get('_target_')!r} has no {' and no '.join(sorted(bounds))}",
             f"Set it to {OWN_LOSS_CONFIG}",
+        )
+
+    if agreement_wanted(config) and config_value(config, "data.shuffle") is not False:
+        yield Problem(
+            "data.shuffle",
+            "shuffling takes apart the orders of a preference, which reward.r1_reward.agreement_weight compares",
+            "Set data.shuffle=false; `r1reward data select` has shuffled the preferences",
         )
 
     template = config_value(config, "data.prompt_template")
