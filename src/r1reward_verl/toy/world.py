@@ -2,8 +2,8 @@
 
 Everything is drawn from a seed. One pair is one question about one picture with a right and a wrong response; a
 preference is a pair in one of its two orders. On the level `single` a picture shows one thing that fills it, and a
-question asks for its colour or its shape. On the level `distractors` it shows four small things, and a question asks for
-the colour or the shape of one of them; on the level `scenes` also for a number, or for what stands beside another.
+question asks for its colour or its shape. On the level `distractors` it shows four small things, and a question asks
+for the colour or the shape of one of them; on the level `scenes` also for a number, or for what stands beside another.
 """
 
 from __future__ import annotations
