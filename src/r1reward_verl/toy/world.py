@@ -165,7 +165,7 @@ class ToyPair:
 def draw_pairs(count: int, seed: int, split: str, level: Level = "single") -> list[ToyPair]:
     """Return `count` pairs, as many of each kind, with every colour and shape equally often in expectation.
 
-    Scenes show combinations of `UNSEEN` in the split `test` alone, where every fourth pair asks about one.
+    Scenes show combinations of `UNSEEN` in the split `test` alone, where every eighth pair asks about one.
     """
     rng = random.Random(f"{split}/{seed}")
     return [_draw_pair(rng, f"{split}-{index:06d}", index, split, level) for index in range(count)]
@@ -179,7 +179,7 @@ def _draw_pair(rng: random.Random, pair_id: str, index: int, split: str, level: 
         wrong = rng.choice([value for value in pair.values if value != pair.right])
         return replace(pair, wrong=wrong, seed=rng.randrange(2**31))
     seen = [(colour, shape) for colour in COLOUR_VALUES for shape in SHAPES if (colour, shape) not in UNSEEN]
-    unseen = split == "test" and index // len(kinds) % 4 == 3
+    unseen = split == "test" and index // len(kinds) % 8 == 7
     colour, shape = rng.choice(UNSEEN if unseen else seen)
     if kind == "number":
         same = [thing for thing in seen if thing[1] == shape]
@@ -260,17 +260,19 @@ def judgement(pair: ToyPair, label: int, fault: JudgementFault = "none", confide
     Returns:
         `<think>…</think><answer>…</answer>`, one reasoning step a line. Each claim stands next to the number
         of the response that makes it: a model this small learns to compare by copying what followed a word's
-        earlier occurrence, in 150 steps, where comparing two words and saying "yes" or "no" took over 400.
+        earlier occurrence, in 150 steps, where comparing two words and saying "yes" or "no" took over 400. What the
+        responses say is capitalised, since a word that occurs in the picture's description too is copied from there.
     """
     if fault == "hurried":
         return "<think>The responses look much alike at a glance.</think><answer>1</answer>"
-    values = (pair.right, pair.wrong) if label == 1 else (pair.wrong, pair.right)
+    right, wrong = pair.right.capitalize(), pair.wrong.capitalize()
+    values = (right, wrong) if label == 1 else (wrong, right)
     answer = label if fault == "none" else 3 - label
     lines = [f"The picture shows {pair.seen}."]
     if pair.found:
         lines.append(pair.found)
     lines.append(f"The responses say {values[0]} 1 and {values[1]} 2.")
-    lines.append(f"The right answer is {pair.right} {label}.")
+    lines.append(f"The right answer is {right} {label}.")
     if confidence is not None:
         lines.append(f"{CONFIDENCE} {confidence}%.")
     lines.append(f"So response {answer} is better.")
