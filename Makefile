@@ -35,8 +35,9 @@ $(READY): requirements/cpu.txt setup.cfg pyproject.toml
 demo: setup  ## run everything on a toy world: cold start, StableReinforce, evaluation, report (JUDGE=pool, MODEL=qwen3-vl)
 	$(BIN)/r1reward demo --install-seconds `cat $(READY)` $(if $(MODEL),--model $(MODEL)) $(if $(JUDGE),--judge $(JUDGE)) $(DEMO)
 
-demo-policy: setup  ## after make demo: train a tiny policy with the demo's reward models as its only rewards, and report
-	$(BIN)/r1reward demo-policy $(DEMO)
+demo-policy: setup  ## train reward models of an easier demo, then a tiny policy with them as its only rewards, and report
+	$(BIN)/r1reward demo --level single --out outputs/demo-single
+	$(BIN)/r1reward demo-policy --demo outputs/demo-single $(DEMO)
 
 lint: setup  ## check style, types and which module imports which
 	$(BIN)/ruff check .

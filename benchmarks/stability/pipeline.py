@@ -1,4 +1,4 @@
-"""Arms compared in the real pipeline: `main_ppo` on the toy world of a finished demo, from its cold start.
+"""Arms compared in the real pipeline: `main_ppo` on the toy world of a demo, from its cold start.
 
 `stability`: the main arms of the study, once with log-probabilities as they are and once with those of one token in a
 hundred wrong by 10 nats. `rewards`: the paper's reward and one term beyond it at a time, on preferences in both orders;
@@ -71,15 +71,17 @@ class Trainings(Stages):
     """All trainings of a comparison in one folder.
 
     Args:
-        demo: folder of a finished demo.
+        demo: folder of a demo that has finished its cold start.
         out: folder of the trainings.
         comparison: a name in `ARMS`.
+        steps: of each training; None for the demo's.
     """
 
-    def __init__(self, demo: Path, out: Path, comparison: str) -> None:
-        settings = msgspec.convert(json.loads((demo / "summary.json").read_text())["settings"], DemoSettings)
-        super().__init__(out, settings)
-        self.demo, self.steps, self.comparison = Demo(demo, settings, None), settings.rl_steps, comparison
+    def __init__(self, demo: Path, out: Path, comparison: str, steps: int | None = None) -> None:
+        settings = msgspec.convert(json.loads((demo / "settings.json").read_text()), DemoSettings)
+        self.steps, self.comparison = steps or settings.rl_steps, comparison
+        super().__init__(out, msgspec.structs.replace(settings, rl_steps=self.steps))
+        self.demo = Demo(demo, settings, None)
         self.arms = ARMS[comparison]
 
     def run(self, arm: str, condition: str, seed: int) -> dict[str, Any]:
@@ -90,6 +92,8 @@ class Trainings(Stages):
         recipe, *own = self.arms[arm]
         seeds = [f"data.seed={seed}", f"actor_rollout_ref.rollout.seed={seed}", *self.data(seed)]
         command = [module, recipe, *base, *own, *seeds, f"trainer.save_freq={self.steps}"]
+        command += [f"trainer.total_training_steps={self.steps}", f"trainer.test_freq={self.steps // 3}"]
+        command.append("trainer.val_before_train=false")
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         environment = {"PYTHONPATH": path, **CONDITIONS[self.comparison][condition]}
         saved = checkpoints / f"global_step_{self.steps}"
@@ -133,15 +137,16 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparison", choices=ARMS)
-    parser.add_argument("--demo", type=Path, default=Path("outputs/demo"), help="folder of a finished demo")
+    parser.add_argument("--demo", type=Path, default=Path("outputs/demo"), help="folder of a demo after its cold start")
     parser.add_argument("--out", type=Path, help="folder of the trainings (default: outputs/pipeline-COMPARISON)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm and condition")
+    parser.add_argument("--steps", type=int, help="of each training (default: the demo's)")
     parser.add_argument("--at-once", type=int, default=1, help="trainings at a time, of 7 GB of memory each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--plots", type=Path, default=Path("docs/images"), help="folder of the plot")
     options = parser.parse_args()
     name = options.comparison
-    trainings = Trainings(options.demo, options.out or Path(f"outputs/pipeline-{name}"), name)
+    trainings = Trainings(options.demo, options.out or Path(f"outputs/pipeline-{name}"), name, options.steps)
     for seed in range(options.seeds):
         trainings.data(seed)
     every = list(product(range(options.seeds), CONDITIONS[name], ARMS[name]))
@@ -150,10 +155,7 @@ def main() -> None:
     arms = [
         _summary(runs, arm, condition, next(iter(ARMS[name]))) for condition in CONDITIONS[name] for arm in ARMS[name]
     ]
-    for arm in arms:
-        figures = "  ".join(f"{figure} {one['mean']:.3f}" for figure, one in arm["figures"].items())
-        gradient = max(run["largest_gradient"] for run in arm["runs"])
-        print(f"{arm['condition']:6} {arm['arm']:28} {figures}  gradient {gradient:.3g}")
+    print(_table(arms))
     options.results.mkdir(parents=True, exist_ok=True)
     results = {"benchmark": f"pipeline_{name}", "arms": arms, **circumstances(PACKAGES)}
     write_json(options.results / f"pipeline_{name}.json", results)
@@ -172,6 +174,23 @@ def _summary(runs: Sequence[Mapping[str, Any]], arm: str, condition: str, first:
         mean, low, high = interval(list(values.values()))
         figures[figure] = {"mean": mean, "ci95": [low, high], "difference": difference(values, base)}
     return {"arm": arm, "condition": condition, "figures": figures, "runs": mine}
+
+
+def _table(arms: Sequence[Mapping[str, Any]]) -> str:
+    """Return the figures and, behind them, the paired differences from the first arm with their 95% intervals."""
+    figures = list(arms[0]["figures"])
+    lines = [f"| | {' | '.join(figures)} | largest gradient |", "|---" * (len(figures) + 2) + "|"]
+    for arm in arms:
+        cells = [f"{arm['arm']}, {TITLES[arm['condition']].lower()}"]
+        for one in arm["figures"].values():
+            apart, digits = one["difference"], 1 if one["mean"] > 2 else 3
+            cells.append(f"{one['mean']:.{digits}f}")
+            if apart is not None and arm["arm"] != arms[0]["arm"]:
+                low, high = apart["ci95"]
+                cells[-1] += f", {apart['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        cells.append(f"{max(run['largest_gradient'] for run in arm['runs']):.3g}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _draw(arms: Sequence[Mapping[str, Any]]) -> Any:

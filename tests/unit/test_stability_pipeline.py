@@ -20,10 +20,10 @@ STEPS = 4
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch) -> list[tuple[str, list[str], dict[str, str]]]:
-    """A finished demo; a training that writes verl's metrics at once is in the place of main_ppo."""
+    """A demo; a training that writes verl's metrics at once is in the place of main_ppo."""
     demo = tmp_path / "demo"
     demo.mkdir()
-    (demo / "summary.json").write_text(json.dumps({"settings": asdict(DemoSettings(rl_steps=STEPS))}))
+    (demo / "settings.json").write_text(json.dumps(asdict(DemoSettings(rl_steps=9))))
     calls = []
 
     def train(self, name, command, steps, checkpoint, **environment):
@@ -48,7 +48,7 @@ def trained(tmp_path, monkeypatch) -> list[tuple[str, list[str], dict[str, str]]
     monkeypatch.setattr(pipeline.Trainings, "command", command)
     places = {"--demo": demo, "--out": tmp_path / "out", "--results": tmp_path, "--plots": tmp_path}
     words = [str(one) for pair in places.items() for one in pair]
-    monkeypatch.setattr(sys, "argv", ["pipeline.py", "stability", "--seeds", "2", *words])
+    monkeypatch.setattr(sys, "argv", ["pipeline.py", "stability", "--seeds", "2", "--steps", str(STEPS), *words])
     return calls
 
 

@@ -18,7 +18,9 @@ app = typer.Typer()
 @with_settings
 def demo_policy(
     settings: PolicyDemoSettings,
-    demo: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of a finished demo.")] = Path("outputs/demo"),
+    demo: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of a finished demo of the level single.")] = Path(
+        "outputs/demo-single"
+    ),
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path("outputs/demo-policy"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in that folder first.")] = False,
 ) -> int:

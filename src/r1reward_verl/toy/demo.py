@@ -37,7 +37,6 @@ from r1reward_verl.toy.teacher import MODEL
 from r1reward_verl.toy.world import Level
 
 SFT_BATCH = 32
-SFT_EPOCHS = 2
 RL_BATCH = 128
 # Shares of the preferences, a little less, that the teacher solves, and that are hard for it: half of the questions
 # are those that it hurries over, in scenes a quarter.
@@ -60,7 +59,7 @@ class DemoSettings(Settings, frozen=True, kw_only=True):
             "What pictures show: one thing; one among distractors; or scenes of four, with questions about number and "
             "place too."
         ),
-    ] = "single"
+    ] = "distractors"
     seed: Annotated[int, setting("Seed of the toy world and of the model's initial weights.")] = 0
     sft_steps: Annotated[int, setting("Optimizer steps of the cold start, at 32 judgements a step.", ge=1)] = 400
     rl_steps: Annotated[int, setting("Steps of StableReinforce, at 128 rollouts a step.", ge=1)] = 15
@@ -83,8 +82,8 @@ class DemoSettings(Settings, frozen=True, kw_only=True):
 
     @property
     def sft_rows(self) -> int:
-        """Number of judgements of the cold start, each of which is learned from `SFT_EPOCHS` times."""
-        return math.ceil(self.sft_steps / SFT_EPOCHS) * SFT_BATCH
+        """Number of judgements of the cold start, each of which is learned from once."""
+        return self.sft_steps * SFT_BATCH
 
     @property
     def sizes(self) -> Sizes:
@@ -186,7 +185,7 @@ class Demo(Stages):
                 "+sft_hardware=cpu",
                 f"data.train_files={self.selected / 'sft.parquet'}",
                 f"data.train_batch_size={SFT_BATCH}",
-                f"trainer.total_epochs={SFT_EPOCHS}",
+                "trainer.total_epochs=1",
                 f"trainer.total_training_steps={steps}",
                 f"data.max_length={PROMPT_TOKENS + RESPONSE_TOKENS}",
                 *picture_bounds(self.settings.model),

@@ -68,7 +68,7 @@ class PolicyDemo(Stages):
         summary = self.demo / "summary.json"
         if not summary.is_file():
             raise DemoError(
-                f"{self.demo} holds no finished demo: run `r1reward demo --out {self.demo}` (make demo) first"
+                f"{self.demo} holds no finished demo: run `r1reward demo --level single --out {self.demo}` first"
             )
         done = json.loads(summary.read_text())["settings"]
         self.model = done.get("model", "qwen2.5-vl")  # the only one before there was a choice

@@ -32,7 +32,7 @@ SIZE = 56
 
 NUMBERS = ("none", "one", "two", "three", "four")
 UNSEEN = (("yellow", "cross"), ("red", "triangle"), ("blue", "square"))
-"""Combinations of colour and shape that scenes for training never show, and half of those for testing ask about."""
+"""Combinations of colour and shape that scenes for training never show, and some of those for testing ask about."""
 
 Thing = tuple[str, str]
 """Colour and shape."""
