@@ -79,8 +79,24 @@ def test_scenes_ask_for_four_kinds_about_one_of_four_things():
     assert min(rights.values()) >= 10
 
 
+def test_among_distractors_questions_are_about_colour_and_shape_alone():
+    pairs = draw_pairs(400, 0, "test", "distractors")
+    assert Counter(pair.kind for pair in pairs) == {"colour": 200, "shape": 200}
+    assert Counter(pair.category == "unseen" for pair in pairs) == {False: 350, True: 50}
+    assert all(len(pair.things) == 4 and pair.found for pair in pairs)
+
+
+def test_what_the_responses_say_stands_in_words_of_its_own():
+    """Nothing in the picture's description could be taken for it."""
+    for pair in [*PAIRS[:100], *SCENES]:
+        described, claims = judgement(pair, 1).split("The responses say ")
+        for value in (pair.right, pair.wrong):
+            assert value.capitalize() in claims
+            assert value.capitalize() not in described
+
+
 def test_unseen_combinations_are_asked_about_in_tests_alone():
-    assert Counter(pair.category == "unseen" for pair in SCENES) == {False: 300, True: 100}
+    assert Counter(pair.category == "unseen" for pair in SCENES) == {False: 352, True: 48}
     for pair in SCENES:
         assert (pair.category == "unseen") == ((pair.colour, pair.shape) in UNSEEN)
         assert not set(pair.others) & set(UNSEEN)
@@ -177,7 +193,7 @@ def test_a_preference_is_the_pair_in_an_order(label: int):
 def test_a_judgement_names_what_is_seen_and_who_says_what():
     pair = ToyPair("p", "red", "cross", "colour", "blue", 0)
     assert judgement(pair, 2) == (
-        "<think>The picture shows a red cross.\nThe responses say blue 1 and red 2.\nThe right answer is red 2.\n"
+        "<think>The picture shows a red cross.\nThe responses say Blue 1 and Red 2.\nThe right answer is Red 2.\n"
         "So response 2 is better.</think><answer>2</answer>"
     )
 
