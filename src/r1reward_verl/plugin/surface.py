@@ -147,10 +147,19 @@ PARTS: dict[str, Part] = {
         Part(
             "step metrics",
             TRAINER,
-            "steps log no stable_reinforce/..., judge/... and pairwise/... figures, and go on without their judge",
+            "steps log no stable_reinforce/..., judge/... and pairwise/... figures, go on without their judge, and add no "
+            "reward of agreement",
             (wrapped(TRAINER, "PPOTrainer.step", "metrics"), wrapped(TRAINER, "PPOTrainer._balance_batch", "batch")),
             mentions=(
-                *("kv_batch_get", "train_dataloader", "trainer_mode", "_save_checkpoint", "default_local_dir"),
+                *(
+                    "kv_batch_get",
+                    "kv_batch_put",
+                    "rm_scores",
+                    "train_dataloader",
+                    "trainer_mode",
+                    "_save_checkpoint",
+                    "default_local_dir",
+                ),
                 *("parameter_sync_step", "llm_server_manager", "reward_loop_manager"),
             ),
         ),
