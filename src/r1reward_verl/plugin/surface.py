@@ -147,8 +147,8 @@ PARTS: dict[str, Part] = {
         Part(
             "step metrics",
             TRAINER,
-            "steps log no stable_reinforce/..., judge/... and pairwise/... figures, go on without their judge, and add no "
-            "reward of agreement",
+            "steps log no stable_reinforce/..., judge/... and pairwise/... figures, go on without their judge, and pay "
+            "nothing for agreement",
             (wrapped(TRAINER, "PPOTrainer.step", "metrics"), wrapped(TRAINER, "PPOTrainer._balance_batch", "batch")),
             mentions=(
                 *(
