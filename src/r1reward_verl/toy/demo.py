@@ -56,15 +56,15 @@ class DemoSettings(Settings, frozen=True, kw_only=True):
     level: Annotated[
         Level,
         setting(
-            "What pictures show: one thing; one among distractors; or scenes of four, with questions about number and "
+            "What pictures show: one thing; one and a distractor; or scenes of four, with questions about number and "
             "place too."
         ),
     ] = "distractors"
     seed: Annotated[int, setting("Seed of the toy world and of the model's initial weights.")] = 0
     sft_steps: Annotated[int, setting("Optimizer steps of the cold start, at 32 judgements a step.", ge=1)] = 400
-    rl_steps: Annotated[int, setting("Steps of StableReinforce, at 128 rollouts a step.", ge=1)] = 15
+    rl_steps: Annotated[int, setting("Steps of StableReinforce, at 128 rollouts a step.", ge=1)] = 12
     val_pairs: Annotated[int, setting("Held-out pairs of the curves, judged in both orders.", ge=1)] = 100
-    val_every: Annotated[int, setting("RL steps between two validations and checkpoints.", ge=1)] = 3
+    val_every: Annotated[int, setting("RL steps between two validations and checkpoints.", ge=1)] = 4
     test_pairs: Annotated[int, setting("Held-out pairs of the final comparison, judged in both orders.", ge=1)] = 400
     samples: Annotated[int, setting("Judgements sampled for a vote.", ge=1)] = 5
     judge: Annotated[

@@ -2,8 +2,9 @@
 
 Everything is drawn from a seed. One pair is one question about one picture with a right and a wrong response; a
 preference is a pair in one of its two orders. On the level `single` a picture shows one thing that fills it, and a
-question asks for its colour or its shape. On the level `distractors` it shows four small things, and a question asks
-for the colour or the shape of one of them; on the level `scenes` also for a number, or for what stands beside another.
+question asks for its colour or its shape. On the level `distractors` it shows two small things, and a question asks for
+the colour or the shape of one of them; on the level `scenes` four, and a question may also ask for a number, or for
+what stands beside another.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class ToyPair:
         kind: What the question asks for.
         wrong: The wrong response's value of that kind.
         seed: Seed of the picture's positions, sizes and ground.
-        others: The three other things of a scene; without them the thing fills the picture.
-        place: Where the thing stands in its scene: 0 and 1 are above, 2 and 3 below, from left to right.
+        others: The other things of the picture, one or three; without them the thing fills the picture.
+        place: Where the thing stands among them: 0 and 1 are above, 2 and 3 below, from left to right.
     """
 
     pair_id: str
@@ -165,7 +166,7 @@ class ToyPair:
 def draw_pairs(count: int, seed: int, split: str, level: Level = "single") -> list[ToyPair]:
     """Return `count` pairs, as many of each kind, with every colour and shape equally often in expectation.
 
-    Scenes show combinations of `UNSEEN` in the split `test` alone, where every eighth pair asks about one.
+    Scenes show combinations of `UNSEEN` in the splits `val` and `test` alone, where every eighth pair asks about one.
     """
     rng = random.Random(f"{split}/{seed}")
     return [_draw_pair(rng, f"{split}-{index:06d}", index, split, level) for index in range(count)]
@@ -179,7 +180,7 @@ def _draw_pair(rng: random.Random, pair_id: str, index: int, split: str, level: 
         wrong = rng.choice([value for value in pair.values if value != pair.right])
         return replace(pair, wrong=wrong, seed=rng.randrange(2**31))
     seen = [(colour, shape) for colour in COLOUR_VALUES for shape in SHAPES if (colour, shape) not in UNSEEN]
-    unseen = split == "test" and index // len(kinds) % 8 == 7
+    unseen = split in ("val", "test") and index // len(kinds) % 8 == 7
     colour, shape = rng.choice(UNSEEN if unseen else seen)
     if kind == "number":
         same = [thing for thing in seen if thing[1] == shape]
@@ -190,8 +191,10 @@ def _draw_pair(rng: random.Random, pair_id: str, index: int, split: str, level: 
     else:
         # No other thing has what the question names.
         named = 0 if kind == "shape" else 1
-        others = rng.choices([thing for thing in seen if thing[named] != (colour, shape)[named]], k=3)
-    pair = ToyPair(pair_id, colour, shape, kind, "", rng.randrange(2**31), tuple(others), rng.randrange(4))
+        count = 3 if level == "scenes" else 1
+        others = rng.choices([thing for thing in seen if thing[named] != (colour, shape)[named]], k=count)
+    place = rng.randrange(len(others) + 1)
+    pair = ToyPair(pair_id, colour, shape, kind, "", rng.randrange(2**31), tuple(others), place)
     return replace(pair, wrong=rng.choice([value for value in pair.values if value != pair.right]))
 
 

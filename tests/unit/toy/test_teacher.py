@@ -20,7 +20,7 @@ from r1reward_verl.toy import world
 from r1reward_verl.toy.teacher import MODEL, Faults, Teacher, recognise
 
 PAIRS = world.draw_pairs(400, 7, "teacher")
-SCENES = world.draw_pairs(400, 7, "test", "scenes")
+SCENES = [*world.draw_pairs(400, 7, "test", "scenes"), *world.draw_pairs(200, 7, "test", "distractors")]
 
 
 def prompt(pair, label):

@@ -83,7 +83,11 @@ def test_among_distractors_questions_are_about_colour_and_shape_alone():
     pairs = draw_pairs(400, 0, "test", "distractors")
     assert Counter(pair.kind for pair in pairs) == {"colour": 200, "shape": 200}
     assert Counter(pair.category == "unseen" for pair in pairs) == {False: 350, True: 50}
-    assert all(len(pair.things) == 4 and pair.found for pair in pairs)
+    assert all(len(pair.things) == 2 and pair.found for pair in pairs)
+    assert Counter(pair.place for pair in pairs).keys() == {0, 1}
+    for pair in pairs:
+        named = 0 if pair.kind == "shape" else 1
+        assert pair.others[0][named] != (pair.colour, pair.shape)[named], "the question names one thing"
 
 
 def test_what_the_responses_say_stands_in_words_of_its_own():
@@ -95,7 +99,7 @@ def test_what_the_responses_say_stands_in_words_of_its_own():
             assert value.capitalize() not in described
 
 
-def test_unseen_combinations_are_asked_about_in_tests_alone():
+def test_unseen_combinations_are_asked_about_where_nothing_is_trained():
     assert Counter(pair.category == "unseen" for pair in SCENES) == {False: 352, True: 48}
     for pair in SCENES:
         assert (pair.category == "unseen") == ((pair.colour, pair.shape) in UNSEEN)

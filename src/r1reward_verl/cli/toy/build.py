@@ -30,7 +30,7 @@ def build(
     level: Annotated[
         Level,
         typer.Option(
-            help="One thing in a picture; one among distractors; scenes with questions about number and place too."
+            help="One thing in a picture; one and a distractor; scenes with questions about number and place too."
         ),
     ] = "single",
     judge: Annotated[bool, typer.Option("--judge", help="Train a tiny judge model too (about two minutes).")] = False,
