@@ -10,7 +10,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import torch
 
 JUDGE_KEY = "sk-not-for-any-log"
 _GROUPS = ("+recipe=", "+reward_model=", "judge=")
@@ -42,6 +47,27 @@ def logged_steps(log: Path) -> dict[int, dict[str, float]]:
         return {}
     lines = log.read_text().split("\n")[:-1]
     return {entry["step"]: entry["data"] for entry in map(json.loads, lines)}
+
+
+def load(checkpoint: Path) -> Any:
+    """Return a checkpoint's model as transformers reads it."""
+    import torch
+    import transformers
+
+    (name,) = transformers.AutoConfig.from_pretrained(checkpoint).architectures
+    return getattr(transformers, name).from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+def next_tokens(model: Any, demo: Path) -> "torch.Tensor":
+    """Return the probabilities of the next token at each place of what the cold start read first, without its image."""
+    import torch
+    from transformers import AutoTokenizer
+
+    messages = pq.read_table(demo / "selected/sft.parquet", columns=["messages"]).slice(0, 1).to_pylist()[0]["messages"]
+    tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
+    ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return model(input_ids=ids).logits.softmax(-1)
 
 
 def training_processes(out: Path) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from runs import first_log, logged_steps
+from runs import first_log, load, logged_steps, next_tokens
 
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.judgement import parse
@@ -35,16 +35,8 @@ def test_rl_changes_the_weights(demo):
 
 def test_vllm_follows_the_actor(demo):
     """In step 2 vLLM and the actor agree far closer than the policies before and after RL do."""
-    import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    def probabilities(folder: Path):
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-        with torch.no_grad():
-            return model(input_ids=torch.arange(20, 60)[None]).logits.softmax(-1)
-
-    before = probabilities(demo / "sft" / "global_step_60" / "huggingface")
-    after = probabilities(demo / "rl" / "global_step_3" / "actor" / "huggingface")
+    folders = demo / "sft/global_step_60/huggingface", demo / "rl/global_step_3/actor/huggingface"
+    before, after = (next_tokens(load(folder), demo) for folder in folders)
     moved = (before - after).abs().max().item()
     apart = logged_steps(first_log(demo))[2]["training/rollout_probs_diff_max"]
     assert moved > 1e-2

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import Training
-from transformers import Qwen2_5_VLForConditionalGeneration
+from runs import Training, load, next_tokens
 
 from r1reward_verl.cli import main
 from r1reward_verl.rewards.scorer import Scorer
@@ -21,17 +20,16 @@ RANK, ALPHA = 8, 16
 LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
-def distance(base: Path, adapters: dict[str, torch.Tensor]) -> float:
+def distance(demo: Path, adapters: dict[str, torch.Tensor]) -> float:
     """Return by how much adapters change a probability, at most."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(base, dtype=torch.float32).eval()
-    weights, ids = dict(model.named_parameters()), torch.arange(20, 60)[None]
+    model = load(demo / "sft/global_step_60/huggingface")
+    weights, before = dict(model.named_parameters()), next_tokens(model, demo)
     with torch.no_grad():
-        before = model(input_ids=ids).logits.softmax(-1)
         for name in adapters:
             if name.endswith(LORA_A):
                 change = adapters[name.replace(LORA_A, LORA_B)] @ adapters[name] * (ALPHA / RANK)
                 weights[name.removeprefix("base_model.model.").replace(LORA_A, ".weight")] += change
-        return (model(input_ids=ids).logits.softmax(-1) - before).abs().max().item()
+    return (next_tokens(model, demo) - before).abs().max().item()
 
 
 TERMS = {"agreement_weight": 0.25, "length_weight": 0.5, "length_range": [0, 1]}
@@ -64,7 +62,7 @@ def test_vllm_follows_the_adapter(demo, training):
     state = torch.load(saved, weights_only=False)  # FSDP's tensors, of a file that this test had written
     adapters = {name: tensor.to_local() for name, tensor in state.items() if "lora_" in name}
     assert not any("visual" in name for name in adapters)
-    moved = distance(demo / "sft/global_step_60/huggingface", adapters)
+    moved = distance(demo, adapters)
     apart = training.metrics[2]["training/rollout_probs_diff_max"]
     assert moved > 0.1
     assert apart < moved / 3

@@ -8,9 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from runs import Training, logged_steps
-from transformers import Qwen3ForCausalLM
+from runs import Training, load, logged_steps, next_tokens
 
 from r1reward_verl.data.files import read_preferences
 from r1reward_verl.judgement import build_prompt
@@ -72,16 +70,11 @@ def test_rl_on_texts_in_two_ranks(qwen3, tmp_path):
     assert len(replicas) == 2, replicas
     saved = training.out / "checkpoints" / "global_step_1" / "actor"
     assert len(list(saved.glob("model_world_size_2_rank_*.pt"))) == 2
-    moved = (probabilities(saved / "huggingface") - probabilities(qwen3.checkpoint("sft"))).abs().max().item()
-    assert moved > 0.2
+    before, after = (next_tokens(load(folder), qwen3.out) for folder in (qwen3.checkpoint("sft"), saved / "huggingface"))
+    moved = (after - before).abs().max().item()
+    assert moved > 0.1
     for step in (1, 2):
         assert len(training.rollouts(step)) == 32
         assert training.metrics[step]["actor/grad_norm"] > 0
         # vLLM leaves out the rows of the vocabulary behind the tokenizer's, to which such a model still gives up to 3%.
         assert training.metrics[step]["training/rollout_probs_diff_max"] < 0.04
-
-
-def probabilities(folder: Path) -> torch.Tensor:
-    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        return model(input_ids=torch.arange(20, 60)[None]).logits.softmax(-1)
