@@ -70,7 +70,9 @@ def test_rl_on_texts_in_two_ranks(qwen3, tmp_path):
     assert len(replicas) == 2, replicas
     saved = training.out / "checkpoints" / "global_step_1" / "actor"
     assert len(list(saved.glob("model_world_size_2_rank_*.pt"))) == 2
-    before, after = (next_tokens(load(folder), qwen3.out) for folder in (qwen3.checkpoint("sft"), saved / "huggingface"))
+    before, after = (
+        next_tokens(load(folder), qwen3.out) for folder in (qwen3.checkpoint("sft"), saved / "huggingface")
+    )
     moved = (after - before).abs().max().item()
     assert moved > 0.1
     for step in (1, 2):

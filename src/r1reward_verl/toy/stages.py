@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR":
 _PR_SET_PDEATHSIG = 1
 # Loaded here: a child between fork and exec must not load libraries.
 _LIBC = ctypes.CDLL(None)
+# Called while a command runs: notes the seconds of the stage, each thread's of its own.
+_BEAT: ContextVar[Callable[[], object]] = ContextVar("_BEAT", default=lambda: None)
 
 
 class DemoError(R1RewardError):
@@ -66,7 +69,6 @@ class Stages:
 
     def __init__(self, out: str | os.PathLike[str], settings: Settings) -> None:
         self.out = Path(out).resolve()
-        self._beat: Callable[[], object] = lambda: None  # called while a command runs
         (self.out / "logs").mkdir(parents=True, exist_ok=True)
         file, wanted = self.out / "settings.json", msgspec.structs.asdict(settings)
         found = json.loads(file.read_text()) if file.exists() else wanted
@@ -96,7 +98,7 @@ class Stages:
             write_json(marker, {"done": done, "seconds": seconds})
             return seconds
 
-        self._beat = note
+        _BEAT.set(note)
         note()
         try:
             work()
@@ -111,7 +113,7 @@ class Stages:
         log = self.out / "logs" / f"{stage}.log"
         with open(log, "ab") as file, process_of([*CLI, *arguments], stdout=file) as process:
             while not _has_ended(process):
-                self._beat()
+                _BEAT.get()()
         _check_exit(process, log)
 
     def train(self, stage: str, command: Sequence[str], steps: int, checkpoint: Path, **environment: str) -> None:
@@ -133,7 +135,7 @@ class Stages:
             ended = False
             while not ended:
                 ended = _has_ended(process)
-                self._beat()
+                _BEAT.get()()
                 step, note = _last_metrics(metrics)
                 progress.set_postfix_str(note, refresh=False)
                 progress.update(max(0, step - progress.n))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,22 @@ sys.exit(1)
         os.kill(parent.pid, sign)
         parent.wait(30)
         wait_until(lambda: not running(child), 5)
+
+
+def test_stages_at_the_same_time_note_their_own_seconds(demo: Demo, out: Path, trainer: Callable[[str], str]):
+    """Each while its command runs, and none after it is done."""
+    module = trainer("import sys, time; time.sleep(float(sys.argv[1]))")
+    demo.checkpoint("rl").mkdir(parents=True)
+
+    def run(name: str, seconds: float) -> None:
+        demo.stage(name, lambda: demo.train(name, [module, str(seconds)], 1, demo.checkpoint("rl")))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, ("long", "short"), (3, 0.5)))
+    long, short = (json.loads((out / "stages" / f"{name}.json").read_text()) for name in ("long", "short"))
+    assert long["done"]
+    assert short["done"]
+    assert short["seconds"] < 3 <= long["seconds"]
 
 
 class TestProgress:
