@@ -11,7 +11,7 @@ written at the end.
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -100,20 +100,28 @@ class Trainings(Stages):
         self.stage(name, lambda: self.train(name, command, self.steps, saved, **environment))
         entries = list(logged(max((self.out / "logs").glob(f"{name}-*.jsonl"))))  # a training begins anew
         steps = [entry["data"] for entry in entries if "actor/grad_norm" in entry["data"]]
-        validations = [entry for entry in entries if f"{_FIGURE}accuracy" in entry["data"]]
+        validations = _validations(entries)
         gradients = np.array([step["actor/grad_norm"] for step in steps], dtype=float)  # None, as logged: not finite
         last = [entry["data"] for entry in validations[-2:]]
         return {
             "arm": arm,
             "condition": condition,
             "seed": seed,
-            "curve": [[entry["step"], round(entry["data"][f"{_FIGURE}accuracy"], 4)] for entry in validations],
+            "curve": [*self.start(), *map(_point, validations)],
             **{figure: _mean(last, _FIGURE + figure) for figure in FIGURES if _FIGURE + figure in last[-1]},
             "largest_gradient": float(gradients[np.isfinite(gradients)].max(initial=0.0)),
             "skipped": int((~np.isfinite(gradients)).sum()),
             "pre_clip_share": _mean(steps, "actor/pre_clip_low") + _mean(steps, "actor/pre_clip_high"),
             "filtered_share": _mean(steps, "stable_reinforce/filtered_samples"),
         }
+
+    def start(self) -> list[list[float]]:
+        """Return the point at which every training starts, if the demo's own RL has validated its cold start."""
+        return [
+            _point(entry)
+            for entry in _validations(logged(self.demo.out / "logs" / "rl-000.jsonl"))
+            if not entry["step"]
+        ]
 
     def data(self, seed: int) -> list[str]:
         """Return what the rewards are compared on: hard preferences in both orders, in an order of the seed."""
@@ -127,6 +135,14 @@ class Trainings(Stages):
             options = [*size, "--seed", str(seed), *template]
             self.command("select", ["data", "select", str(self.demo.annotated), str(folder), *options])
         return [f"data.train_files={folder / 'rl.parquet'}", "data.shuffle=false"]
+
+
+def _validations(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [entry for entry in entries if f"{_FIGURE}accuracy" in entry["data"]]
+
+
+def _point(validation: Mapping[str, Any]) -> list[float]:
+    return [validation["step"], round(validation["data"][f"{_FIGURE}accuracy"], 4)]
 
 
 def _mean(steps: Sequence[Mapping[str, float]], name: str) -> float:

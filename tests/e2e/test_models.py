@@ -5,7 +5,6 @@ RL on the Qwen3-VL is in test_group_reward.py; on the Qwen3 it is here, in two r
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from runs import Training, load, logged_steps, next_tokens

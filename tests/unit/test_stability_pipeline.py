@@ -24,13 +24,16 @@ def trained(tmp_path, monkeypatch) -> list[tuple[str, list[str], dict[str, str]]
     demo = tmp_path / "demo"
     demo.mkdir()
     (demo / "settings.json").write_text(json.dumps(asdict(DemoSettings(rl_steps=9))))
+    (demo / "logs").mkdir()
+    start = {"step": 0, "data": {"val-r1_reward/all/accuracy": 0.5}}
+    (demo / "logs" / "rl-000.jsonl").write_text(json.dumps(start) + "\n" + json.dumps({"step": 1, "data": {}}) + "\n")
     calls = []
 
     def train(self, name, command, steps, checkpoint, **environment):
         calls.append((name, command, environment))
         broken = "-1-" in name and "VERL_USE_EXTERNAL_MODULES" in environment
         accuracy, flips = "val-r1_reward/all/accuracy", "val-r1_reward/all/flip_rate"
-        entries = [{"step": 0, "data": {accuracy: 0.5, flips: 0.5}}]
+        entries = []
         for step in range(1, steps + 1):
             gradient = None if broken and step == 2 else 10.0**step if broken else 1.0
             data = {"actor/grad_norm": gradient, "actor/pre_clip_low": 0.01, "actor/pre_clip_high": 0.02}
