@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from r1reward_verl.errors import R1RewardError
 from r1reward_verl.judgement import Choice, parse
+from r1reward_verl.progress import progress_bar
 from r1reward_verl.rewards.conclusions import conclusion
 from r1reward_verl.rewards.judges.prompt import closing, messages
 from r1reward_verl.toy import world
@@ -329,7 +330,6 @@ def _learn(judge: TinyJudge, train: Iterator[JudgeExample], val: Sequence[JudgeE
     """
     import torch
     from torch.nn.functional import cross_entropy
-    from tqdm import tqdm
     from transformers import get_cosine_schedule_with_warmup
 
     learned = [*judge.model.model.language_model.parameters()]
@@ -337,7 +337,7 @@ def _learn(judge: TinyJudge, train: Iterator[JudgeExample], val: Sequence[JudgeE
     schedule = get_cosine_schedule_with_warmup(optimizer, WARM_UP, STEPS)
     numbers = judge.processor.tokenizer.convert_tokens_to_ids(["0", "1", "2"])
     accuracy = before = 0.0
-    for step in (progress := tqdm(range(1, STEPS + 1), desc="judge", unit="step")):
+    for step in (progress := progress_bar(range(1, STEPS + 1), desc="judge", unit="step")):
         examples = [*islice(train, BATCH)]
         concluded = [conclusion(one.reasoning) for one in examples]
         reply, behind = judge.logits(examples)

@@ -20,6 +20,7 @@ import msgspec
 
 from r1reward_verl.cpu.environment import ENVIRONMENT
 from r1reward_verl.errors import R1RewardError
+from r1reward_verl.progress import progress_bar
 from r1reward_verl.settings import Settings
 from r1reward_verl.storage import locked, write_json
 
@@ -118,8 +119,6 @@ class Stages:
 
     def train(self, stage: str, command: Sequence[str], steps: int, checkpoint: Path, **environment: str) -> None:
         """Run one of verl's trainers, which ends with a checkpoint, with a progress bar read from its metrics."""
-        from tqdm import tqdm
-
         logs = self.out / "logs"
         # verl begins its metrics file anew at each start: one file an attempt keeps those before.
         attempt = len(list(logs.glob(f"{stage}-*.jsonl")))
@@ -130,7 +129,7 @@ class Stages:
         with (
             open(log, "ab") as file,
             process_of(arguments, environment, cwd=self.out, stdout=file, stderr=subprocess.STDOUT) as process,
-            tqdm(total=steps, unit="step", desc=stage) as progress,
+            progress_bar(total=steps, unit="step", desc=stage) as progress,
         ):
             ended = False
             while not ended:
