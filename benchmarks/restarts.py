@@ -1,9 +1,10 @@
 """kill -9 of the parts of a training at random moments: what is lost, what is left behind, and how it ends.
 
 One `main_ppo` on the toy world saves every step and is killed again and again: its driver, its trainer, a reward
-worker, the rollout server or the judge's server, while it starts or while it trains, as the seed decides. The same
-command then starts it again. Checked are: it starts after the step of its last checkpoint, its data come in the order
-of a training that nobody killed, and no process of it lives on. What is new in /tmp and /dev/shm is counted by name.
+worker, the rollout server, the judge's server or Ray's node (its raylet), while it starts or while it trains, as the
+seed decides. The same command then starts it again. Checked are: it starts after the step of its last checkpoint, its
+data come in the order of a training that nobody killed, and no process of it lives on. What is new in /tmp and /dev/shm
+is counted by name.
 """
 
 import argparse
@@ -28,13 +29,15 @@ from runs import JUDGE_KEY, Training, kill, served, start_demo  # noqa: E402
 from factories import free_port  # noqa: E402
 from r1reward_verl.toy.build import Sizes, build  # noqa: E402
 
-# victim that is an actor of Ray: the title of its process
+# victim that is a process of Ray: what is in its title
 TITLES = {
     "trainer": "ray::TaskRunner",
     "reward worker": "ray::RewardLoopWorker",
     "rollout server": "ray::vLLMHttpServer",
+    "raylet": "raylet/raylet ",
 }
 VICTIMS = ("driver", "judge server", *TITLES)
+USUAL = VICTIMS[:-1]
 TEMPORARY = ("/tmp", "/dev/shm")
 LONGEST_START, LONGEST_END = 900, 400
 # Where the driver is killed, two of Ray's own agents wait for its GCS for a minute, and then end.
@@ -46,7 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=20, help="kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS)
+    parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=USUAL, help="all but raylet by default")
     parser.add_argument("--demo", type=Path, help="folder of a finished demo of the end-to-end tests; else one is made")
     parser.add_argument("--judge", type=Path, help="folder of a tiny judge; else one is trained")
     parser.add_argument("--folder", type=Path, help="where to begin, or to go on with the kills of an earlier call")

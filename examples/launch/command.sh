@@ -23,6 +23,7 @@ train=(
   "actor_rollout_ref.model.path=$MODEL"
   "data.train_files=$TRAIN_FILES" "data.val_files=$VAL_FILES"
   "trainer.default_local_dir=$OUTPUT/checkpoints"
+  "hydra.run.dir=$OUTPUT/hydra" # a job is started in a folder of Ray's head
   "$@"
 )
 

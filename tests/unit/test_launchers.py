@@ -119,7 +119,7 @@ def test_the_training_composes_on_two_nodes():
     assert config.trainer.default_local_dir == "/shared/run/checkpoints"
     assert list(check_batch_sizes(config)) == []
     paths = [word.partition("=")[2] for word in words if "path=" in word or "files=" in word or "dir=" in word]
-    assert len(paths) == 4
+    assert len(paths) == 5
     assert all(path.startswith("/") for path in paths)
 
 

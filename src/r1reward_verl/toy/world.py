@@ -263,12 +263,15 @@ def judgement(pair: ToyPair, label: int, fault: JudgementFault = "none", confide
     Returns:
         `<think>…</think><answer>…</answer>`, one reasoning step a line. Each claim stands next to the number
         of the response that makes it: a model this small learns to compare by copying what followed a word's
-        earlier occurrence, in 150 steps, where comparing two words and saying "yes" or "no" took over 400. What the
-        responses say is capitalised, since a word that occurs in the picture's description too is copied from there.
+        earlier occurrence, in 150 steps, where comparing two words and saying "yes" or "no" took over 400. Among
+        several things what the responses say is capitalised: a word that occurs in the picture's description too is
+        copied from there.
     """
     if fault == "hurried":
         return "<think>The responses look much alike at a glance.</think><answer>1</answer>"
-    right, wrong = pair.right.capitalize(), pair.wrong.capitalize()
+    right, wrong = pair.right, pair.wrong
+    if pair.others:
+        right, wrong = right.capitalize(), wrong.capitalize()
     values = (right, wrong) if label == 1 else (wrong, right)
     answer = label if fault == "none" else 3 - label
     lines = [f"The picture shows {pair.seen}."]

@@ -90,9 +90,9 @@ def test_among_distractors_questions_are_about_colour_and_shape_alone():
         assert pair.others[0][named] != (pair.colour, pair.shape)[named], "the question names one thing"
 
 
-def test_what_the_responses_say_stands_in_words_of_its_own():
+def test_what_the_responses_say_of_several_things_stands_in_words_of_its_own():
     """Nothing in the picture's description could be taken for it."""
-    for pair in [*PAIRS[:100], *SCENES]:
+    for pair in [*draw_pairs(100, 0, "test", "distractors"), *SCENES]:
         described, claims = judgement(pair, 1).split("The responses say ")
         for value in (pair.right, pair.wrong):
             assert value.capitalize() in claims
@@ -197,7 +197,7 @@ def test_a_preference_is_the_pair_in_an_order(label: int):
 def test_a_judgement_names_what_is_seen_and_who_says_what():
     pair = ToyPair("p", "red", "cross", "colour", "blue", 0)
     assert judgement(pair, 2) == (
-        "<think>The picture shows a red cross.\nThe responses say Blue 1 and Red 2.\nThe right answer is Red 2.\n"
+        "<think>The picture shows a red cross.\nThe responses say blue 1 and red 2.\nThe right answer is red 2.\n"
         "So response 2 is better.</think><answer>2</answer>"
     )
 
